@@ -1,0 +1,1 @@
+//! The built-in application as pure logic.

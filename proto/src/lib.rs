@@ -1,0 +1,53 @@
+//! Every wire and record schema of the consensus service, and no logic.
+//!
+//! The schemas are in `protos/`; this crate only includes what the build script makes of them. All
+//! `bytes` fields are [`bytes::Bytes`], so that decoding a frame shares its buffer instead of copying.
+//!
+//! * [`records`] (always): what is on disk.
+//! * [`raft`] (always): the mirror of the Raft message schema.
+//! * `ordering`, `peer`, `admin` (feature `services`): the gRPC services.
+
+pub use generated::consensus::raft::v1 as raft;
+pub use generated::consensus::records::v1 as records;
+
+#[cfg(feature = "services")]
+pub use generated::consensus::{admin::v1 as admin, ordering::v1 as ordering, peer::v1 as peer};
+
+/// The encoded descriptors of all schemas, for server reflection.
+#[cfg(feature = "services")]
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The generated code finds its neighbours by package path, so the modules are nested like the packages.
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_debug_implementations)]
+mod generated {
+    pub mod consensus {
+        pub mod records {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/consensus.records.v1.rs"));
+            }
+        }
+        pub mod raft {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/consensus.raft.v1.rs"));
+            }
+        }
+        #[cfg(feature = "services")]
+        pub mod ordering {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/consensus.ordering.v1.rs"));
+            }
+        }
+        #[cfg(feature = "services")]
+        pub mod peer {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/consensus.peer.v1.rs"));
+            }
+        }
+        #[cfg(feature = "services")]
+        pub mod admin {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/consensus.admin.v1.rs"));
+            }
+        }
+    }
+}
