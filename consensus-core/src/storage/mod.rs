@@ -13,12 +13,10 @@ use thiserror::Error;
 use crate::error::Class;
 use crate::ids::{ChainId, Hash, NodeId, StoreIncarnation};
 
-//pub mod conformance;
-//pub mod inspect;
-//pub mod keys;
-//pub mod memory;
-//pub mod records;
-
+pub mod keys;
+pub mod memory;
+pub mod records;
+mod shape;
 
 /// Version of the layout on disk that this program writes and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -172,8 +170,8 @@ pub struct ChainState {
     pub last: Position,
     /// Where terms begin: ascending (first index, term) of all kept entries.
     pub terms: Vec<Position>,
-    /// The highest last index that any synced round ever reached with its then last entry; never below
-    /// `last.index` unless the tail was lost.
+    /// The last entry as the newest batch recorded it that changed the log's end; differs from `last` only if
+    /// entries were lost, which open refuses.
     pub high_water: Position,
 }
 
@@ -242,17 +240,14 @@ impl WriteBatch {
     /// Payload bytes, as queues count them.
     pub fn bytes(&self) -> u64 {
         let entries: usize = self.entries.iter().map(|e| e.data.len() + e.context.len() + 64).sum();
-        let application: usize = self
-            .application
-            .iter()
-            .map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len) + 16)
-            .sum();
+        let application: usize =
+            self.application.iter().map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len) + 16).sum();
         (entries + application) as u64
     }
 }
 
 /// A failure of the storage.
-#[derive(Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Error {
     /// The engine failed. After a failed write or sync the outcome is unknown: never retried.
     #[error("storage: {operation}: {cause}")]
@@ -323,7 +318,9 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Engine { .. } | Self::Damaged { .. } | Self::Inconsistent(_) => Class::Halt,
-            Self::Foreign { .. } | Self::InUse { .. } | Self::NewerFormat { .. } | Self::NoChain(_) => Class::Reject,
+            Self::Foreign { .. } | Self::InUse { .. } | Self::NewerFormat { .. } | Self::NoChain(_) => {
+                Class::Reject
+            }
             Self::Compacted { .. } | Self::Unavailable { .. } => Class::Retry,
         }
     }
@@ -351,7 +348,13 @@ pub trait LogReader: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Damaged`] or the engine's.
-    fn application_records(&self, chain: ChainId, from: &[u8], to: &[u8], count_max: usize) -> Result<Vec<(Vec<u8>, Bytes)>>;
+    fn application_records(
+        &self,
+        chain: ChainId,
+        from: &[u8],
+        to: &[u8],
+        count_max: usize,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>>;
 
     /// What is known of the peers.
     ///
@@ -363,10 +366,13 @@ pub trait LogReader: Send + Sync {
 /// Makes rounds durable and opens chains.
 pub trait LogWriter: Send + Sync {
     /// Writes all batches atomically; durable on return if any of them asks for `sync`. Visible to the
-    /// reader on return in any case.
+    /// reader on return in any case. Each chain must have been opened or created before.
     ///
     /// # Errors
-    /// The engine's. The outcome is then unknown and the chains concerned must halt.
+    /// The engine's: the outcome is then unknown and the chains concerned must halt. [`Error::Inconsistent`]
+    /// if a batch contradicts what is written already (a gap or a falling term in the log, an overwritten entry
+    /// that is not truncated, a term, vote or commit index taken back, anything above the log's end): nothing
+    /// is written then. After any failure every later write fails alike.
     fn write(&self, batches: &[WriteBatch]) -> Result<()>;
 
     /// Creates a chain with its first membership at index 0. Durable on return.
