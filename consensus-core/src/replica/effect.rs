@@ -220,4 +220,3 @@ impl Effects {
         self.list.is_empty()
     }
 }
-

@@ -3,13 +3,40 @@
 //! [`Replica::handle`] takes an [`Event`] and lists [`Effect`]s; [`Replica::flush`] ends a round: one
 //! Ready of the `raft` crate, one [`WriteBatch`](crate::storage::WriteBatch), one round of sends. Nothing is
 //! ever awaited here: durability, the application and the peers answer by further events.
+//!
+//! Inside, one concern each: `ready` (the Ready contract: what may leave before what is durable), `gate`
+//! (judges every message from a peer), `log_view` (the log as the crate sees it), `proposals`, `reads`,
+//! `membership`, `snapshots`, `transfer`, `election_clock`, `backlog`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use raft::{ProgressState, RawNode, StateRole};
+use thiserror::Error;
+
+use crate::ids::{ChainId, NodeId, Ticket};
+use crate::limits::{Limits, LimitsError};
+use crate::storage::{ChainState, LogReader, Snapshot};
+
+mod backlog;
+mod convert;
 mod effect;
+mod election_clock;
 mod event;
+mod gate;
+mod log_view;
+mod membership;
+mod proposals;
+mod raft_logger;
+mod reads;
+mod ready;
+mod snapshots;
 mod status;
+mod transfer;
 
 pub use effect::{CommittedEntry, Effect, Effects, Outcome, Refusal, Report};
 pub use event::{Control, Event, MembershipChange, PeerReport, Proposal};
+pub use snapshots::SnapshotPolicy;
 pub use status::{PeerProgress, Role, Status};
 
 /// The `raft` crate's message types, for the codec of a transport only.
@@ -17,3 +44,761 @@ pub use raft::eraftpb;
 
 /// A message between replicas.
 pub type Message = raft::eraftpb::Message;
+
+/// How a replica shall behave. Times are in ticks; the driver decides how long a tick is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaConfig {
+    /// A leader's heartbeat interval.
+    pub heartbeat_ticks: usize,
+    /// After this long without a leader's word a follower may help elect another, and a leader without a
+    /// quorum's word steps down.
+    pub election_ticks: usize,
+    /// Shortest randomised election timeout; at least `election_ticks`.
+    pub election_ticks_min: usize,
+    /// Longest randomised election timeout; above the shortest.
+    pub election_ticks_max: usize,
+    /// Seeds the election timeouts and makes this start's read contexts its own: different for every start
+    /// of a node in production, given in a simulation.
+    pub seed: u64,
+    /// When to build snapshots; `None` only when a lagging peer needs one.
+    pub snapshots: Option<SnapshotPolicy>,
+    /// Ticks after which a snapshot sent and not acknowledged counts as lost.
+    pub snapshot_timeout_ticks: u64,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Default for ReplicaConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ticks: 1,
+            election_ticks: 10,
+            election_ticks_min: 11,
+            election_ticks_max: 20,
+            seed: 0,
+            snapshots: None,
+            snapshot_timeout_ticks: 300,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl ReplicaConfig {
+    /// Checks the relations between the values.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn validate(&self) -> Result<(), OpenError> {
+        let bad =
+            |name, value: usize, bound: String| Err(OpenError::Config { name, value: value as u64, bound });
+        if self.heartbeat_ticks == 0 {
+            return bad("heartbeat_ticks", 0, "at least 1".to_owned());
+        }
+        if self.election_ticks <= self.heartbeat_ticks {
+            return bad(
+                "election_ticks",
+                self.election_ticks,
+                format!("above heartbeat_ticks ({})", self.heartbeat_ticks),
+            );
+        }
+        if self.election_ticks_min < self.election_ticks {
+            return bad(
+                "election_ticks_min",
+                self.election_ticks_min,
+                format!("at least election_ticks ({})", self.election_ticks),
+            );
+        }
+        if self.election_ticks_max <= self.election_ticks_min {
+            return bad(
+                "election_ticks_max",
+                self.election_ticks_max,
+                format!("above election_ticks_min ({})", self.election_ticks_min),
+            );
+        }
+        self.limits.validate()?;
+        Ok(())
+    }
+}
+
+/// Why a replica cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A value of the configuration.
+    #[error("{name} is {value}, must be {bound}")]
+    Config {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it must be.
+        bound: String,
+    },
+    /// A bound.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    /// What is durable contradicts itself.
+    #[error("the store contradicts itself: {0}")]
+    Inconsistent(String),
+    /// The `raft` crate refuses.
+    #[error("raft refuses to start: {0}")]
+    Raft(#[from] raft::Error),
+}
+
+/// A reason to halt.
+#[derive(Debug)]
+struct Halt(String);
+
+/// A Ready with a snapshot that is being made durable; nothing may be asked of the crate meanwhile.
+struct Installing {
+    ready: raft::Ready,
+    held: Vec<Message>,
+    snapshot: Snapshot,
+}
+
+enum Phase {
+    Running,
+    /// A received snapshot is on its way to the disk.
+    Installing(Box<Installing>),
+    /// A received snapshot is durable and the application is taking it: no elections, no appends, and its
+    /// acknowledgement is held.
+    CatchingUp {
+        index: u64,
+        held: Vec<Message>,
+    },
+    /// This replica is no member any more.
+    Removed,
+}
+
+/// One chain's consensus state on this node.
+pub struct Replica {
+    node: u64,
+    chain: ChainId,
+    config: ReplicaConfig,
+    raw: RawNode<log_view::LogView>,
+    clock: election_clock::ElectionClock,
+    phase: Phase,
+    rounds: ready::Rounds,
+    proposals: proposals::Proposals,
+    reads: reads::Reads,
+    membership: membership::Membership,
+    snapshots: snapshots::Snapshots,
+    transfer: Option<transfer::Transfer>,
+    backlog: backlog::Backlog,
+    /// Ticks since open.
+    ticks: u64,
+    /// The application has taken everything up to here.
+    applied: u64,
+    /// `applied` has not been handed to the writer yet.
+    applied_pending: bool,
+    /// The application was given everything up to here.
+    handed_out: u64,
+    /// A tick has passed: what may be written lazily is.
+    lazy_due: bool,
+    /// What was last reported.
+    leadership: (Role, u64, u64),
+    /// The term and room of the last `RequestProposal` that was not withdrawn.
+    requested: Option<(u64, usize)>,
+    /// Set before the first round: a snapshot whose installation a restart interrupted.
+    resume_install: Option<Snapshot>,
+    /// Stand for election at once in the first round.
+    campaign_at_start: bool,
+    /// This replica shall stand first on a chain without history.
+    designated: bool,
+    halted: Option<String>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("node", &self.node)
+            .field("chain", &self.chain)
+            .field("term", &self.raw.raft.term)
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Opens a replica on what is durable. The application must hold everything up to `state.applied.index`
+    /// and ignore entries it already has.
+    ///
+    /// # Errors
+    /// [`OpenError::Config`], [`OpenError::Limits`]; [`OpenError::Inconsistent`] when the log, the commit index
+    /// and the applied index contradict each other.
+    pub fn open(
+        config: ReplicaConfig,
+        mut state: ChainState,
+        reader: Arc<dyn LogReader>,
+    ) -> Result<Self, OpenError> {
+        config.validate()?;
+        check_state(&mut state)?;
+        let node = state.identity.node_id.get();
+        let chain = state.identity.chain_id();
+        let applied = state.applied.index;
+        let limits = &config.limits;
+        let voters = state.applied.conf_state.voters.clone();
+        let fresh = state.last.index == 0 && state.hard_state.term == 0;
+        let raft_config = raft::Config {
+            id: node,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            min_election_tick: config.election_ticks_min,
+            max_election_tick: config.election_ticks_max + 1,
+            applied,
+            max_size_per_msg: limits.append_bytes_max,
+            max_inflight_msgs: limits.inflight_appends_max,
+            max_uncommitted_size: raft::NO_LIMIT,
+            max_committed_size_per_ready: limits.apply_bytes_max,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: raft::ReadOnlyOption::Safe,
+            skip_bcast_commit: false,
+            batch_append: false,
+            ..raft::Config::default()
+        };
+        let clock = election_clock::ElectionClock::new(
+            config.seed,
+            config.election_ticks_min,
+            config.election_ticks_max,
+        );
+        let resume_install = state.snapshot.clone().filter(|_| state.installing);
+        let rounds = ready::Rounds::new(state.hard_state);
+        let view = log_view::LogView::new(&state, reader, limits.tail_bytes_max);
+        let raw = RawNode::new(&raft_config, view, &raft_logger::logger(node))?;
+        let turn = u64::from_be_bytes(chain.to_be_bytes()) % voters.len().max(1) as u64;
+        let mut replica = Self {
+            node,
+            chain,
+            rounds,
+            raw,
+            clock,
+            phase: Phase::Running,
+            proposals: proposals::Proposals::default(),
+            reads: reads::Reads::new(config.seed, 2 * config.election_ticks_max as u64),
+            membership: membership::Membership::default(),
+            snapshots: snapshots::Snapshots::new(config.snapshots, config.snapshot_timeout_ticks),
+            transfer: None,
+            backlog: backlog::Backlog::default(),
+            ticks: 0,
+            applied,
+            applied_pending: false,
+            handed_out: applied,
+            lazy_due: false,
+            leadership: (Role::Follower, state.hard_state.term, 0),
+            requested: None,
+            resume_install,
+            campaign_at_start: voters == [node],
+            designated: fresh && voters.get(turn as usize) == Some(&node),
+            halted: None,
+            config,
+        };
+        replica.pin();
+        Ok(replica)
+    }
+
+    /// Takes an event. What it leads to is listed in `effects`, partly only by [`Self::flush`].
+    pub fn handle(&mut self, event: Event, effects: &mut Effects) {
+        if self.halted.is_some() {
+            refuse(&event, Refusal::Halted, effects);
+            return;
+        }
+        self.guarded(effects, |replica, effects| replica.on_event(event, effects));
+    }
+
+    /// Ends a round.
+    pub fn flush(&mut self, effects: &mut Effects) {
+        if self.halted.is_none() {
+            self.guarded(effects, Self::end_round);
+        }
+    }
+
+    /// Runs one step; a panic inside the `raft` crate and a read that failed there halt the chain instead of
+    /// the process.
+    fn guarded(
+        &mut self,
+        effects: &mut Effects,
+        step: impl FnOnce(&mut Self, &mut Effects) -> Result<(), Halt>,
+    ) {
+        let result = catch_unwind(AssertUnwindSafe(|| step(self, effects)));
+        let reason = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(Halt(reason))) => Some(reason),
+            Err(panic) => Some(format!("bug! panic: {}", panic_text(&*panic))),
+        };
+        let reason = self.raw.store().take_damage().map(|error| error.to_string()).or(reason);
+        if let Some(reason) = reason {
+            self.halt(reason, effects);
+        }
+    }
+
+    fn halt(&mut self, reason: String, effects: &mut Effects) {
+        self.proposals.halt(effects);
+        self.reads.halt(effects);
+        self.halt_transfer(effects);
+        self.membership.lost(None, effects);
+        if self.requested.take().is_some() {
+            effects.push(Effect::WithdrawRequest);
+        }
+        effects.push(Effect::Halt { reason: reason.clone() });
+        self.halted = Some(reason);
+    }
+
+    fn on_event(&mut self, event: Event, effects: &mut Effects) -> Result<(), Halt> {
+        match event {
+            Event::Tick => self.on_tick(effects),
+            Event::PeerMessage { from, message } => self.on_peer_message(from, message, effects)?,
+            Event::Propose { proposals } => self.on_propose(proposals, effects),
+            Event::ReadIndex { ticket } => self.on_read_index(ticket, effects),
+            Event::Persisted { number } => self.on_persisted(number, effects),
+            Event::Applied { index } => self.on_applied(index, effects)?,
+            Event::SnapshotBuilt { index, data } => self.on_snapshot_built(index, data, effects),
+            Event::SnapshotInstalled { index } => self.on_snapshot_installed(index, effects),
+            Event::PeerReport { peer, report } => self.on_peer_report(peer, report),
+            Event::Control { ticket, command } => self.on_control(ticket, command, effects),
+        }
+        Ok(())
+    }
+
+    fn pin(&mut self) {
+        self.clock.pin(&mut self.raw);
+    }
+
+    /// Whether the crate may be called: not while a snapshot is on its way to the disk, nor after removal.
+    fn callable(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::CatchingUp { .. })
+    }
+
+    /// The only voter must not stand for election while its log is not durable: it would win at once.
+    fn must_not_campaign(&self) -> bool {
+        self.raw.raft.state != StateRole::Leader
+            && self.raw.raft.prs().is_singleton()
+            && !self.rounds.is_empty()
+    }
+
+    fn on_tick(&mut self, effects: &mut Effects) {
+        self.ticks += 1;
+        self.lazy_due = true;
+        self.reads.expire(self.ticks, effects);
+        if !self.callable() {
+            return;
+        }
+        self.expire_snapshots();
+        if matches!(self.phase, Phase::CatchingUp { .. }) || self.must_not_campaign() {
+            return;
+        }
+        self.raw.tick();
+        self.pin();
+        if self.designated {
+            self.stand_first();
+        }
+    }
+
+    /// On a chain without history one replica, known to all, does not wait for its timeout.
+    fn stand_first(&mut self) {
+        let raft = &self.raw.raft;
+        if raft.leader_id != 0 || raft.term > 1 || self.ticks > self.config.election_ticks as u64 {
+            self.designated = false;
+        } else if self.ticks.is_multiple_of(2) {
+            // A refusal shows in the next tick.
+            let _ = self.raw.campaign();
+            self.pin();
+        }
+    }
+
+    fn on_peer_message(&mut self, from: NodeId, message: Message, effects: &mut Effects) -> Result<(), Halt> {
+        if !self.callable() {
+            return Ok(());
+        }
+        let door = gate::Doorstep {
+            node: self.node,
+            term: self.raw.raft.term,
+            last: self.raw.raft.raft_log.last_index(),
+            must_not_campaign: self.must_not_campaign(),
+        };
+        let verdict = match gate::judge(&door, &self.config.limits, from.get(), &message) {
+            gate::Verdict::Pass => self.room_for(&message),
+            refusal => refusal,
+        };
+        match verdict {
+            gate::Verdict::Pass => {}
+            gate::Verdict::Refuse(reason) => {
+                effects.push(Effect::Report(Report::GateRefused { from, reason }));
+                return Ok(());
+            }
+            gate::Verdict::StoreBehind { claimed } => {
+                effects.push(Effect::Report(Report::StoreBehind { from, claimed, last: door.last }));
+                return Ok(());
+            }
+        }
+        let stepped = self.raw.step(message);
+        self.pin();
+        match stepped {
+            Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => Ok(()),
+            Err(error) => Err(Halt(format!("message from node {from}: {error}"))),
+        }
+    }
+
+    /// Appends are dropped, as if the network had lost them, while a queue behind them is full or a snapshot
+    /// is being installed.
+    fn room_for(&self, message: &Message) -> gate::Verdict {
+        use raft::eraftpb::MessageType;
+        let kind = message.get_msg_type();
+        if matches!(self.phase, Phase::CatchingUp { .. })
+            && matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot | MessageType::MsgTimeoutNow)
+        {
+            return gate::Verdict::Refuse("installing a snapshot");
+        }
+        if kind == MessageType::MsgAppend && !message.entries.is_empty() {
+            if self.backlog.bytes() >= self.config.limits.apply_backlog_bytes_max {
+                return gate::Verdict::Refuse("apply backlog full");
+            }
+            if self.rounds.bytes() >= self.config.limits.unpersisted_bytes_max {
+                return gate::Verdict::Refuse("writer backlog full");
+            }
+        }
+        gate::Verdict::Pass
+    }
+
+    fn on_propose(&mut self, proposals: Vec<Proposal>, effects: &mut Effects) {
+        let refusal = self.proposal_refusal();
+        for proposal in proposals {
+            if let Some(refusal) = &refusal {
+                proposals::fail(proposal.ticket, refusal.clone(), effects);
+            } else if let Err((ticket, refusal)) = self.proposals.gather(proposal, &self.config.limits) {
+                proposals::fail(ticket, refusal, effects);
+            }
+        }
+    }
+
+    /// Why no proposal is taken now.
+    fn proposal_refusal(&self) -> Option<Refusal> {
+        if !self.takes_proposals() {
+            return Some(Refusal::NotLeader { leader: self.leader() });
+        }
+        let bound = self.config.limits.apply_backlog_bytes_max;
+        (self.backlog.bytes() >= bound).then_some(Refusal::Overloaded { what: "apply backlog bytes", bound })
+    }
+
+    /// Leads, has applied everything it inherited, and is not handing over.
+    fn takes_proposals(&self) -> bool {
+        let raft = &self.raw.raft;
+        matches!(self.phase, Phase::Running)
+            && raft.state == StateRole::Leader
+            && raft.lead_transferee.is_none()
+            && raft.apply_to_current_term()
+    }
+
+    fn on_read_index(&mut self, ticket: Ticket, effects: &mut Effects) {
+        if self.raw.raft.state != StateRole::Leader || !self.callable() {
+            proposals::fail(ticket, Refusal::NotLeader { leader: self.leader() }, effects);
+            return;
+        }
+        let bound = self.config.limits.pending_reads_max;
+        if self.reads.len() >= bound {
+            let refusal = Refusal::Overloaded { what: "pending reads", bound: bound as u64 };
+            proposals::fail(ticket, refusal, effects);
+            return;
+        }
+        self.reads.park(ticket, self.ticks);
+    }
+
+    fn on_applied(&mut self, index: u64, effects: &mut Effects) -> Result<(), Halt> {
+        if index <= self.applied || !self.callable() {
+            // Older than a snapshot that has replaced it.
+            return Ok(());
+        }
+        if index > self.handed_out {
+            let handed_out = self.handed_out;
+            return Err(Halt(format!(
+                "bug! application reports {index} applied, was given up to {handed_out}"
+            )));
+        }
+        self.apply_membership(index, effects)?;
+        self.applied = index;
+        self.applied_pending = true;
+        self.backlog.applied(index);
+        self.proposals.applied(index, effects);
+        if self.callable() {
+            self.raw.advance_apply_to(index);
+            self.pin();
+        }
+        Ok(())
+    }
+
+    fn on_peer_report(&mut self, peer: NodeId, report: PeerReport) {
+        if !self.callable() {
+            return;
+        }
+        match report {
+            PeerReport::Unreachable => {
+                self.raw.report_unreachable(peer.get());
+                self.pin();
+            }
+            PeerReport::SnapshotDelivered => self.on_snapshot_delivered(peer),
+            PeerReport::SnapshotFailed => self.on_snapshot_failed(peer),
+        }
+    }
+
+    fn on_control(&mut self, ticket: Ticket, command: Control, effects: &mut Effects) {
+        if !self.callable() {
+            proposals::fail(ticket, Refusal::NotLeader { leader: None }, effects);
+            return;
+        }
+        match command {
+            Control::TransferLeader { to } => self.transfer_leader(ticket, to, effects),
+            Control::Campaign => {
+                if !self.must_not_campaign() && matches!(self.phase, Phase::Running) {
+                    // The crate logs why it does not stand.
+                    let _ = self.raw.campaign();
+                    self.pin();
+                }
+                effects.push(Effect::Answer { ticket, outcome: Outcome::Done });
+            }
+            Control::ChangeMembership { changes } => self.change_membership(ticket, &changes, effects),
+        }
+    }
+
+    fn end_round(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+        self.start(effects);
+        if self.callable() {
+            self.step_gathered(effects)?;
+            self.ask_reads();
+            self.leave_joint_when_due();
+            self.take_readys(effects)?;
+        }
+        if self.callable() {
+            self.request_snapshot_when_due(effects);
+        }
+        self.report_leadership(effects);
+        self.resolve_transfer(effects);
+        self.reads.applied(self.applied, effects);
+        self.request_proposals(effects);
+        if std::mem::take(&mut self.lazy_due) {
+            self.persist_lazily(effects);
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, effects: &mut Effects) {
+        if let Some(snapshot) = self.resume_install.take() {
+            self.phase = Phase::CatchingUp { index: snapshot.position.index, held: Vec::new() };
+            effects.push(Effect::InstallSnapshot { snapshot });
+        }
+        if std::mem::take(&mut self.campaign_at_start) {
+            // The only voter has nobody to wait for; the crate logs why it does not stand.
+            let _ = self.raw.campaign();
+            self.pin();
+        }
+    }
+
+    fn step_gathered(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+        for (message, tickets) in self.proposals.take_gathered(self.node, self.config.limits.append_bytes_max)
+        {
+            let stepped = self.raw.step(message);
+            self.pin();
+            match stepped {
+                Ok(()) if self.raw.raft.state == StateRole::Leader => {
+                    let last = self.raw.raft.raft_log.last_index();
+                    self.proposals.appended(tickets, last, self.raw.raft.term);
+                }
+                Ok(()) | Err(raft::Error::ProposalDropped) => {
+                    let leader = self.leader();
+                    for (ticket, _) in tickets {
+                        proposals::fail(ticket, Refusal::NotLeader { leader }, effects);
+                    }
+                }
+                Err(error) => return Err(Halt(format!("proposing: {error}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_reads(&mut self) {
+        if !self.reads.has_parked() || !self.raw.raft.commit_to_current_term() {
+            return;
+        }
+        let taken =
+            |replica: &Self| replica.raw.raft.pending_read_count() + replica.raw.raft.ready_read_count();
+        let before = taken(self);
+        let context = self.reads.next_context();
+        self.raw.read_index(context);
+        self.pin();
+        if taken(self) > before {
+            self.reads.asked();
+        }
+    }
+
+    fn report_leadership(&mut self, effects: &mut Effects) {
+        let now = (self.role(), self.raw.raft.term, self.raw.raft.leader_id);
+        if now == self.leadership {
+            return;
+        }
+        let (role, term, leader) = now;
+        let was = std::mem::replace(&mut self.leadership, now);
+        let leader = NodeId::new(leader);
+        if was.0 == Role::Leader && (role != Role::Leader || term != was.1) {
+            self.proposals.lost(leader, effects);
+            self.reads.lost(leader, effects);
+            self.membership.lost(leader, effects);
+        }
+        effects.push(Effect::Report(Report::Leadership { role, term, leader }));
+    }
+
+    /// Tells the application when it may propose, and when not any more.
+    fn request_proposals(&mut self, effects: &mut Effects) {
+        if self.raw.raft.state != StateRole::Leader || !matches!(self.phase, Phase::Running) {
+            if self.requested.take().is_some() {
+                effects.push(Effect::WithdrawRequest);
+            }
+            return;
+        }
+        let (term, bound) = (self.raw.raft.term, self.config.limits.inflight_proposals_max);
+        let open = self.proposal_refusal().is_none();
+        let room = if open { bound.saturating_sub(self.proposals.outstanding()) } else { 0 };
+        // Before the first opening of a term there is nothing to take back.
+        let former = self.requested.filter(|(requested, _)| *requested == term).map(|(_, room)| room);
+        let tell = match former {
+            None => room > 0,
+            Some(former) => room > former || (room == 0 && former > 0),
+        };
+        if tell {
+            effects.push(Effect::RequestProposal { term, room });
+        }
+        if tell || former.is_some() {
+            self.requested = Some((term, room));
+        }
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        NodeId::new(self.raw.raft.leader_id)
+    }
+
+    fn role(&self) -> Role {
+        match self.raw.raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate => Role::PreCandidate,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        }
+    }
+
+    /// The state as plain data.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let conf = self.raw.store().conf_state();
+        let mut voters = conf.voters.clone();
+        voters.extend(conf.voters_outgoing.iter().filter(|id| !conf.voters.contains(id)));
+        voters.sort_unstable();
+        Status {
+            node_id: NodeId::new(self.node).expect("checked when the identity was made"),
+            role: self.role(),
+            term: raft.term,
+            vote: NodeId::new(raft.vote),
+            leader: self.leader(),
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            persisted: raft.raft_log.persisted,
+            first: self.raw.store().first(),
+            last: raft.raft_log.last_index(),
+            joint: !conf.voters_outgoing.is_empty(),
+            voters,
+            learners: conf.learners.clone(),
+            proposals: self.proposals.outstanding(),
+            apply_backlog_bytes: self.backlog.bytes(),
+            unpersisted_rounds: self.rounds.len(),
+            installing: matches!(self.phase, Phase::Installing(_) | Phase::CatchingUp { .. }),
+            halted: self.halted.clone(),
+            peers: self.peer_progress(),
+        }
+    }
+
+    fn peer_progress(&self) -> Vec<PeerProgress> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let mut peers: Vec<PeerProgress> = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.node)
+            .filter_map(|(id, progress)| {
+                Some(PeerProgress {
+                    node_id: NodeId::new(*id)?,
+                    matched: progress.matched,
+                    next: progress.next_idx,
+                    state: match progress.state {
+                        ProgressState::Probe => "probe",
+                        ProgressState::Replicate => "replicate",
+                        ProgressState::Snapshot => "snapshot",
+                    },
+                    active: progress.recent_active,
+                    voter: raft.prs().conf().voters().contains(*id),
+                })
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.node_id);
+        peers
+    }
+}
+
+/// Repairs what the log proves and refuses the rest; the crate would panic on it.
+fn check_state(state: &mut ChainState) -> Result<(), OpenError> {
+    let inconsistent = |text: String| Err(OpenError::Inconsistent(text));
+    let (last, applied, truncated) = (state.last.index, state.applied.index, state.truncated.index);
+    if applied < truncated {
+        return inconsistent(format!(
+            "applied index {applied} is below the first kept entry {}",
+            truncated + 1
+        ));
+    }
+    if applied > last {
+        return inconsistent(format!(
+            "applied index {applied} is above the last entry {last}: the log lost its tail"
+        ));
+    }
+    // The applied index is written behind the commit index of an earlier moment.
+    state.hard_state.commit = state.hard_state.commit.max(applied);
+    if state.hard_state.commit > last {
+        let commit = state.hard_state.commit;
+        return inconsistent(format!(
+            "commit index {commit} is above the last entry {last}: the log lost its tail"
+        ));
+    }
+    if state.last.term > state.hard_state.term {
+        let (entry, term) = (state.last.term, state.hard_state.term);
+        return inconsistent(format!("the last entry is of term {entry}, the promised term is {term}"));
+    }
+    if state.applied.conf_state.voters.is_empty() {
+        return inconsistent("the membership has no voters".to_owned());
+    }
+    Ok(())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "without a message".to_owned())
+}
+
+/// Answers every ticket of an event with a refusal.
+fn refuse(event: &Event, refusal: Refusal, effects: &mut Effects) {
+    match event {
+        Event::Propose { proposals } => {
+            for proposal in proposals {
+                proposals::fail(proposal.ticket, refusal.clone(), effects);
+            }
+        }
+        Event::ReadIndex { ticket } | Event::Control { ticket, .. } => {
+            proposals::fail(*ticket, refusal, effects)
+        }
+        Event::Tick
+        | Event::PeerMessage { .. }
+        | Event::Persisted { .. }
+        | Event::Applied { .. }
+        | Event::SnapshotBuilt { .. }
+        | Event::SnapshotInstalled { .. }
+        | Event::PeerReport { .. } => {}
+    }
+}

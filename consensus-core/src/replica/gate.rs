@@ -1,0 +1,187 @@
+//! Every message from a peer is judged here before the `raft` crate sees it.
+//!
+//! The crate trusts its peers: a malformed or foreign message can make it panic or poison its term. What
+//! passes here can do neither. Whether the sender is who it claims to be is the transport's business, and
+//! arrives as `from`; whether it is a member is not asked, because a follower that lags behind must
+//! accept a leader whose own addition it has not applied yet.
+
+use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
+
+use crate::limits::Limits;
+
+/// How far a peer's term may be ahead of ours: far beyond any honest gap, far below an overflow.
+const TERM_JUMP_MAX: u64 = 1_000_000;
+/// Indexes above this are nonsense and would overflow arithmetic.
+const INDEX_MAX: u64 = 1 << 62;
+
+/// What the gate needs to know of the replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doorstep {
+    pub(super) node: u64,
+    pub(super) term: u64,
+    pub(super) last: u64,
+    /// Sole voter with rounds that are not durable: standing for election would be fatal.
+    pub(super) must_not_campaign: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Pass,
+    Refuse(&'static str),
+    /// The sender believes us to have log up to `claimed`, which we have not.
+    StoreBehind {
+        claimed: u64,
+    },
+}
+
+/// Judges `message` from the peer that the transport knows as `from`.
+pub(super) fn judge(door: &Doorstep, limits: &Limits, from: u64, message: &Message) -> Verdict {
+    if let Some(reason) = envelope(door, from, message) {
+        return Verdict::Refuse(reason);
+    }
+    let by_type = match message.get_msg_type() {
+        MessageType::MsgAppend => append(limits, message),
+        MessageType::MsgAppendResponse => append_response(door, message),
+        MessageType::MsgHeartbeat if message.term >= door.term && message.commit > door.last => {
+            return Verdict::StoreBehind { claimed: message.commit };
+        }
+        MessageType::MsgSnapshot => snapshot(message),
+        MessageType::MsgTimeoutNow if door.must_not_campaign => Some("sole voter with unsynced log"),
+        MessageType::MsgHeartbeat
+        | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgRequestVote
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgRequestPreVote
+        | MessageType::MsgRequestPreVoteResponse
+        | MessageType::MsgTimeoutNow => None,
+        MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgPropose
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum
+        | MessageType::MsgTransferLeader
+        | MessageType::MsgReadIndex
+        | MessageType::MsgReadIndexResp => Some("type not for peers"),
+    };
+    by_type.map_or(Verdict::Pass, Verdict::Refuse)
+}
+
+fn envelope(door: &Doorstep, from: u64, message: &Message) -> Option<&'static str> {
+    if message.to != door.node {
+        return Some("addressed to another node");
+    }
+    if message.from != from || from == door.node || from == 0 {
+        return Some("sender is not the peer");
+    }
+    if message.term == 0 {
+        return Some("no term");
+    }
+    if message.term > door.term.saturating_add(TERM_JUMP_MAX) {
+        return Some("term too far ahead");
+    }
+    if message.index > INDEX_MAX || message.commit > INDEX_MAX || message.reject_hint > INDEX_MAX {
+        return Some("index out of range");
+    }
+    if !message.entries.is_empty() && message.get_msg_type() != MessageType::MsgAppend {
+        return Some("entries in a message that carries none");
+    }
+    if message.has_snapshot() && message.get_msg_type() != MessageType::MsgSnapshot {
+        return Some("snapshot in a message that carries none");
+    }
+    if message.request_snapshot > INDEX_MAX {
+        return Some("index out of range");
+    }
+    None
+}
+
+fn append(limits: &Limits, message: &Message) -> Option<&'static str> {
+    if message.log_term > message.term {
+        return Some("previous entry from a later term");
+    }
+    let mut bytes = 0;
+    let mut term = message.log_term;
+    for (offset, entry) in (1..).zip(message.entries.iter()) {
+        if entry.index != message.index + offset {
+            return Some("entries not contiguous");
+        }
+        if entry.term < term || entry.term > message.term || entry.term == 0 {
+            return Some("entry terms out of order");
+        }
+        term = entry.term;
+        let size = entry_bytes(entry);
+        if size > limits.entry_bytes_max {
+            return Some("entry too large");
+        }
+        bytes += size;
+    }
+    // One entry may pass alone whatever its size; the crate's own bound counts framing too.
+    if message.entries.len() > 1 && bytes > 2 * limits.append_bytes_max {
+        return Some("append too large");
+    }
+    None
+}
+
+fn entry_bytes(entry: &Entry) -> u64 {
+    match entry.get_entry_type() {
+        EntryType::EntryNormal | EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+            (entry.data.len() + entry.context.len()) as u64
+        }
+    }
+}
+
+fn append_response(door: &Doorstep, message: &Message) -> Option<&'static str> {
+    if message.index > door.last {
+        return Some("acknowledges what we do not have");
+    }
+    if message.reject && message.reject_hint > message.index {
+        return Some("rejection hints above what it rejects");
+    }
+    if message.request_snapshot > door.last {
+        return Some("asks for a snapshot of what we do not have");
+    }
+    None
+}
+
+fn snapshot(message: &Message) -> Option<&'static str> {
+    if !message.has_snapshot() {
+        return Some("snapshot message without snapshot");
+    }
+    let metadata = message.get_snapshot().get_metadata();
+    if metadata.index == 0 || metadata.index > INDEX_MAX || metadata.term == 0 {
+        return Some("snapshot without position");
+    }
+    if metadata.term > message.term {
+        return Some("snapshot from a later term");
+    }
+    membership(metadata.get_conf_state())
+}
+
+/// The crate panics on a membership that contradicts itself.
+fn membership(state: &ConfState) -> Option<&'static str> {
+    const BAD: Option<&str> = Some("snapshot with an impossible membership");
+    let distinct = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.first() != Some(&0) && ids.windows(2).all(|pair| pair[0] != pair[1])
+    };
+    let disjoint = |a: &[u64], b: &[u64]| a.iter().all(|id| !b.contains(id));
+    if state.voters.is_empty() {
+        return BAD;
+    }
+    let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
+    if !lists.iter().all(|ids| distinct(ids)) {
+        return BAD;
+    }
+    if !disjoint(&state.learners, &state.voters)
+        || !disjoint(&state.learners, &state.voters_outgoing)
+        || !disjoint(&state.learners_next, &state.voters)
+        || !state.learners_next.iter().all(|id| state.voters_outgoing.contains(id))
+    {
+        return BAD;
+    }
+    if state.voters_outgoing.is_empty() && state.auto_leave {
+        return BAD;
+    }
+    None
+}

@@ -1,0 +1,182 @@
+//! Membership changes: proposed with their preconditions checked, applied with the entry.
+//!
+//! The crate replaces a refused change by an empty entry without a word, and panics when a leader has
+//! removed itself; so a change is proposed only when none is pending, and never takes out its own leader.
+
+use std::collections::VecDeque;
+
+use protobuf::Message as _;
+use raft::StateRole;
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2};
+
+use super::proposals::fail;
+use super::{Effect, Effects, Halt, MembershipChange, Outcome, Phase, Refusal, Replica, Report, convert};
+use crate::ids::{NodeId, Ticket};
+use crate::storage::{EntryKind, LogEntry};
+
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    /// Changes handed to the application and not applied yet.
+    committed: VecDeque<LogEntry>,
+    /// The change that somebody waits for: where it was appended.
+    awaited: Option<(u64, u64, Ticket)>,
+    /// Index of the last change that was applied.
+    changed_at: u64,
+}
+
+impl Membership {
+    pub(super) fn committed(&mut self, entry: &LogEntry) {
+        if entry.kind != EntryKind::Normal {
+            self.committed.push_back(entry.clone());
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.committed.clear();
+    }
+
+    pub(super) fn changed_at(&self) -> u64 {
+        self.changed_at
+    }
+
+    pub(super) fn lost(&mut self, leader: Option<NodeId>, effects: &mut Effects) {
+        if let Some((.., ticket)) = self.awaited.take() {
+            fail(ticket, Refusal::LeadershipLost { leader }, effects);
+        }
+    }
+}
+
+impl Replica {
+    pub(super) fn change_membership(
+        &mut self,
+        ticket: Ticket,
+        changes: &[MembershipChange],
+        effects: &mut Effects,
+    ) {
+        if let Err(refusal) = self.try_change_membership(ticket, changes) {
+            fail(ticket, refusal, effects);
+        }
+    }
+
+    fn try_change_membership(&mut self, ticket: Ticket, changes: &[MembershipChange]) -> Result<(), Refusal> {
+        let refused = |reason: &str| Err(Refusal::Membership(reason.to_owned()));
+        if self.raw.raft.state != StateRole::Leader {
+            return Err(Refusal::NotLeader { leader: self.leader() });
+        }
+        if self.raw.raft.has_pending_conf() || self.membership.awaited.is_some() {
+            return refused("another change is pending");
+        }
+        if self.is_joint() {
+            return refused("the former change is still in its joint phase");
+        }
+        if self.raw.raft.lead_transferee.is_some() {
+            return refused("a transfer of leadership is in progress");
+        }
+        if changes.is_empty() {
+            return refused("no change given");
+        }
+        let takes_self_out = |change: &MembershipChange| matches!(change, MembershipChange::Remove(id) | MembershipChange::AddLearner(id) if id.get() == self.node);
+        if changes.iter().any(takes_self_out) {
+            return refused("a leader cannot take itself out: transfer leadership first");
+        }
+        let mut change = ConfChangeV2::default();
+        change.set_changes(changes.iter().map(single).collect::<Vec<_>>().into());
+        let context = ticket.0.to_be_bytes().to_vec();
+        self.raw
+            .propose_conf_change(context, change)
+            .map_err(|error| Refusal::Membership(error.to_string()))?;
+        self.pin();
+        let index = self.raw.raft.raft_log.last_index();
+        self.membership.awaited = Some((index, self.raw.raft.term, ticket));
+        Ok(())
+    }
+
+    /// Applies the changes up to `index`, before the crate hears that they are applied.
+    pub(super) fn apply_membership(&mut self, index: u64, effects: &mut Effects) -> Result<(), Halt> {
+        while let Some(entry) = self.membership.committed.pop_front_if(|entry| entry.index <= index) {
+            let change = decode(&entry)
+                .map_err(|cause| Halt(format!("membership change at {}: {cause}", entry.index)))?;
+            let state = self
+                .raw
+                .apply_conf_change(&change)
+                .map_err(|error| Halt(format!("membership change at {}: {error}", entry.index)))?;
+            self.pin();
+            let state = convert::conf_state_from_raft(&state);
+            effects.push(Effect::Report(Report::Membership {
+                voters: state.voters.clone(),
+                learners: state.learners.clone(),
+            }));
+            self.raw.mut_store().set_conf_state(state);
+            self.membership.changed_at = entry.index;
+            self.answer_awaited(&entry, effects);
+            if !self.is_member() {
+                self.phase = Phase::Removed;
+                effects.push(Effect::Report(Report::Removed));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_awaited(&mut self, entry: &LogEntry, effects: &mut Effects) {
+        let Some((index, term, ticket)) = self.membership.awaited else { return };
+        if index > entry.index {
+            return;
+        }
+        self.membership.awaited = None;
+        if (index, term) == (entry.index, entry.term) {
+            effects.push(Effect::Answer { ticket, outcome: Outcome::Done });
+        } else {
+            fail(ticket, Refusal::LeadershipLost { leader: self.leader() }, effects);
+        }
+    }
+
+    /// A leader that finds itself in a joint phase that nobody ends, ends it.
+    pub(super) fn leave_joint_when_due(&mut self) {
+        let raft = &self.raw.raft;
+        if raft.state == StateRole::Leader
+            && self.is_joint()
+            && !raft.has_pending_conf()
+            && raft.apply_to_current_term()
+            && raft.lead_transferee.is_none()
+        {
+            // Refusal is harmless: the next round asks again.
+            let _ = self.raw.propose_conf_change(Vec::new(), ConfChangeV2::default());
+            self.pin();
+        }
+    }
+
+    fn is_joint(&self) -> bool {
+        !self.raw.store().conf_state().voters_outgoing.is_empty()
+    }
+
+    fn is_member(&self) -> bool {
+        self.raw.raft.prs().get(self.node).is_some()
+    }
+}
+
+fn single(change: &MembershipChange) -> ConfChangeSingle {
+    let (kind, id) = match change {
+        MembershipChange::AddVoter(id) => (ConfChangeType::AddNode, id),
+        MembershipChange::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
+        MembershipChange::Remove(id) => (ConfChangeType::RemoveNode, id),
+    };
+    let mut out = ConfChangeSingle { node_id: id.get(), ..ConfChangeSingle::default() };
+    out.set_change_type(kind);
+    out
+}
+
+fn decode(entry: &LogEntry) -> Result<ConfChangeV2, protobuf::ProtobufError> {
+    if entry.kind == EntryKind::ConfChange {
+        let mut change = ConfChange::default();
+        change.merge_from_bytes(&entry.data)?;
+        let mut single = ConfChangeSingle { node_id: change.node_id, ..ConfChangeSingle::default() };
+        single.set_change_type(change.get_change_type());
+        let mut out = ConfChangeV2::default();
+        out.set_changes(vec![single].into());
+        return Ok(out);
+    }
+    let mut change = ConfChangeV2::default();
+    change.merge_from_bytes(&entry.data)?;
+    Ok(change)
+}

@@ -1,0 +1,108 @@
+//! Handing leadership over.
+//!
+//! While a transfer runs the crate drops proposals; so it starts only towards a peer that is close, and is
+//! given up after one election timeout.
+
+use raft::{ProgressState, StateRole};
+
+use super::proposals::fail;
+use super::{Effect, Effects, Outcome, Refusal, Replica};
+use crate::ids::{NodeId, Ticket};
+
+#[derive(Debug)]
+pub(super) struct Transfer {
+    ticket: Ticket,
+    target: u64,
+    term: u64,
+    deadline: u64,
+}
+
+impl Replica {
+    pub(super) fn transfer_leader(&mut self, ticket: Ticket, to: Option<NodeId>, effects: &mut Effects) {
+        match self.start_transfer(to) {
+            Ok(None) => effects.push(Effect::Answer { ticket, outcome: Outcome::Done }),
+            Ok(Some(target)) => {
+                let deadline = self.ticks + self.config.election_ticks as u64;
+                self.transfer = Some(Transfer { ticket, target, term: self.raw.raft.term, deadline });
+            }
+            Err(refusal) => fail(ticket, refusal, effects),
+        }
+    }
+
+    /// The target, or `None` if it leads already.
+    fn start_transfer(&mut self, to: Option<NodeId>) -> Result<Option<u64>, Refusal> {
+        if self.raw.raft.state != StateRole::Leader {
+            return Err(Refusal::NotLeader { leader: self.leader() });
+        }
+        if self.transfer.is_some() {
+            return Err(Refusal::Transfer("another transfer is in progress".to_owned()));
+        }
+        let target = match to {
+            Some(to) if to.get() == self.node => return Ok(None),
+            Some(to) => self.check_target(to.get())?,
+            None => self.best_target()?,
+        };
+        self.raw.transfer_leader(target);
+        self.pin();
+        Ok(Some(target))
+    }
+
+    fn is_voter(&self, id: u64) -> bool {
+        self.raw.raft.prs().conf().voters().contains(id)
+    }
+
+    fn check_target(&self, id: u64) -> Result<u64, Refusal> {
+        let refused = |why: &str| Err(Refusal::Transfer(format!("node {id} {why}")));
+        let Some(progress) = self.raw.raft.prs().get(id) else { return refused("is not a member") };
+        if !self.is_voter(id) {
+            return refused("is not a voter");
+        }
+        if !progress.recent_active {
+            return refused("was not heard within an election timeout");
+        }
+        if progress.state == ProgressState::Snapshot {
+            return refused("is receiving a snapshot");
+        }
+        Ok(id)
+    }
+
+    fn best_target(&self) -> Result<u64, Refusal> {
+        self.raw
+            .raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.node && self.check_target(**id).is_ok())
+            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
+            .map(|(id, _)| *id)
+            .ok_or_else(|| Refusal::Transfer("no other voter is reachable".to_owned()))
+    }
+
+    /// Answers a transfer that has succeeded or that cannot any more.
+    pub(super) fn resolve_transfer(&mut self, effects: &mut Effects) {
+        let Some(transfer) = &self.transfer else { return };
+        let raft = &self.raw.raft;
+        let leader = raft.leader_id;
+        let outcome = if leader == transfer.target {
+            Outcome::Done
+        } else if raft.term > transfer.term && leader != 0 {
+            Outcome::Failed(Refusal::Transfer(format!("node {leader} leads instead")))
+        } else if self.ticks >= transfer.deadline {
+            let why = format!("node {} did not take over in time", transfer.target);
+            Outcome::Failed(Refusal::Transfer(why))
+        } else {
+            return;
+        };
+        let ticket = transfer.ticket;
+        self.transfer = None;
+        if self.raw.raft.state == StateRole::Leader {
+            self.raw.raft.abort_leader_transfer();
+        }
+        effects.push(Effect::Answer { ticket, outcome });
+    }
+
+    pub(super) fn halt_transfer(&mut self, effects: &mut Effects) {
+        if let Some(transfer) = self.transfer.take() {
+            fail(transfer.ticket, Refusal::Halted, effects);
+        }
+    }
+}
