@@ -1,0 +1,118 @@
+//! The built-in application: transactions become a hash-chained sequence of blocks.
+//!
+//! One task per chain owns the pure ledger of the core; [`LedgerHandle`] is what services hold of it. A
+//! submission is a frame of transactions with one answer. On the leader it goes through the queue into the
+//! pipeline, where it is deduplicated and cut into blocks; elsewhere the whole frame is forwarded to the
+//! leader once. Blocks are served from memory while they are new and from the store afterwards.
+//!
+//! The wall clock is read here and only here: for block timestamps, which the ledger makes monotonic, and
+//! for the time at which a partly filled block is cut.
+
+mod arrivals;
+mod frames;
+
+mod recent;
+
+use std::time::Duration;
+
+use consensus_core::ids::{Hash, NodeId};
+use consensus_core::replica::Refusal;
+use consensus_core::storage;
+use consensus_proto::ordering::{Acknowledgement, Outcome, Reason, Refused, outcome};
+use consensus_proto::records::Transaction;
+use thiserror::Error;
+
+/// When a client that was refused may try again, in milliseconds.
+const RETRY_AFTER_MS: u32 = 50;
+
+/// How the ledger of one chain runs on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerOptions {
+    /// Transactions that wait for the leader's task at most; the same number may be forwarded at a time.
+    pub queue_transactions_max: usize,
+    /// Bytes of transactions that wait at most.
+    pub queue_bytes_max: u64,
+    /// How long a submission waits for its outcome before it is answered with `REASON_TIMEOUT`.
+    pub submit_timeout: Duration,
+    /// Bytes of recent blocks kept in memory for readers.
+    pub recent_bytes_max: u64,
+}
+
+impl Default for LedgerOptions {
+    fn default() -> Self {
+        Self {
+            queue_transactions_max: 50_000,
+            queue_bytes_max: 64 << 20,
+            submit_timeout: Duration::from_secs(10),
+            recent_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// A frame of transactions to be ordered.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// In the client's order. An empty id is not valid here: services fill it in.
+    pub transactions: Vec<Transaction>,
+    /// When to answer; unspecified means committed.
+    pub acknowledgement: Acknowledgement,
+    /// How often the frame was forwarded; one that was is never forwarded again.
+    pub hops: u32,
+}
+
+/// The end of the ledger on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tip {
+    /// Height of the newest block; 0 before the first.
+    pub height: u64,
+    /// Its hash; the genesis hash at height 0.
+    pub hash: Hash,
+    /// Its timestamp, Unix time in milliseconds.
+    pub timestamp_ms: u64,
+    /// Transactions in the whole chain.
+    pub transactions: u64,
+    /// The log index up to which everything is taken.
+    pub index: u64,
+}
+
+/// Why the ledger cannot answer a question.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The store's words.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// Records of the ledger contradict each other.
+    #[error("ledger: {0}")]
+    Inconsistent(String),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// Linearizability could not be confirmed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// An outcome for `count` transactions that were not taken. `leader_address` is left to the services.
+pub fn refused(count: usize, reason: Reason, message: impl Into<String>, leader: Option<NodeId>) -> Outcome {
+    let retry_after_ms = match reason {
+        Reason::NoLeader | Reason::NotLeader | Reason::Overloaded | Reason::LeadershipLost => RETRY_AFTER_MS,
+        Reason::Unspecified | Reason::Invalid | Reason::Timeout | Reason::Halted | Reason::ShuttingDown => 0,
+    };
+    let refused = Refused {
+        reason: reason.into(),
+        message: message.into(),
+        leader_id: leader.map_or(0, NodeId::get),
+        leader_address: String::new(),
+        retry_after_ms,
+    };
+    Outcome { count: count as u32, outcome: Some(outcome::Outcome::Refused(refused)) }
+}
+
+/// Nobody leads, or the leader (a hint) cannot be reached.
+pub fn no_leader(count: usize, leader: Option<NodeId>) -> Outcome {
+    let message = match leader {
+        Some(leader) => format!("the leader, node {leader}, cannot be reached"),
+        None => "no leader is known".to_owned(),
+    };
+    refused(count, Reason::NoLeader, message, leader)
+}

@@ -1,0 +1,309 @@
+//! What services hold of a ledger: submit, follow, read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use consensus_core::ids::NodeId;
+use consensus_core::replica::Refusal;
+use consensus_proto::ordering::{Acknowledgement, Block, Outcome, Proof, Reason, TransactionStatus, outcome};
+use consensus_proto::records::Transaction;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::arrivals::Arrivals;
+use super::frames::{Frame, Frames, NotTaken, Question};
+use super::recent::Recent;
+use super::store;
+use super::{LedgerError, LedgerOptions, Submission, Tip, no_leader, refused};
+use crate::chain::ChainHandle;
+use crate::transport::Forwarder;
+
+/// A ledger, as seen from outside of its task. Cheap to clone.
+#[derive(Clone)]
+pub struct LedgerHandle {
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a handle share with the task.
+pub(super) struct Shared {
+    pub(super) chain: ChainHandle,
+    pub(super) forwarder: Arc<dyn Forwarder>,
+    pub(super) options: LedgerOptions,
+    pub(super) frames: Frames,
+    pub(super) tip: watch::Sender<Tip>,
+    pub(super) arrivals: Arrivals,
+    pub(super) recent: Recent,
+    /// Transactions that are with the leader right now.
+    pub(super) forwarded: AtomicUsize,
+}
+
+impl LedgerHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The chain that this ledger lives on.
+    pub fn chain(&self) -> &ChainHandle {
+        &self.shared.chain
+    }
+
+    /// How the ledger runs.
+    pub fn options(&self) -> &LedgerOptions {
+        &self.shared.options
+    }
+
+    /// Transactions that wait in the leader's queue on this node.
+    pub fn queued(&self) -> usize {
+        self.shared.frames.len()
+    }
+
+    /// Orders transactions, here if this node leads, else by forwarding the frame to the leader once. The
+    /// outcomes' counts add up to the number of transactions, in their order. Never waits longer than
+    /// [`LedgerOptions::submit_timeout`]; dropping the future gives up the answer, not the transactions.
+    pub async fn submit(&self, submission: Submission) -> Vec<Outcome> {
+        let count = submission.transactions.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let deadline = Instant::now() + self.shared.options.submit_timeout;
+        match timeout_at(deadline, self.submit_until(submission)).await {
+            Ok(outcomes) => outcomes,
+            Err(_) => vec![self.timed_out(count)],
+        }
+    }
+
+    async fn submit_until(&self, submission: Submission) -> Vec<Outcome> {
+        let Submission { transactions, acknowledgement, hops } = submission;
+        let count = transactions.len();
+        let chain = &self.shared.chain;
+        let own = chain.identity().node_id;
+        let status = chain.status();
+        if let Some(reason) = &status.halted {
+            return vec![refused(count, Reason::Halted, format!("the chain has halted: {reason}"), None)];
+        }
+        match status.leader {
+            Some(leader) if leader == own => {
+                // Only a frame that may still be forwarded is kept for it.
+                let copy = (hops == 0).then(|| transactions.clone());
+                let outcomes = self.submit_here(transactions, acknowledgement).await;
+                match (copy, self.leader_elsewhere(&outcomes)) {
+                    (Some(transactions), Some(leader)) => {
+                        self.submit_there(leader, transactions, acknowledgement).await
+                    }
+                    _ => outcomes,
+                }
+            }
+            Some(leader) if hops == 0 => self.submit_there(leader, transactions, acknowledgement).await,
+            Some(leader) => {
+                vec![refused(count, Reason::NotLeader, "this node is not the leader", Some(leader))]
+            }
+            None => vec![no_leader(count, None)],
+        }
+    }
+
+    /// The new leader, if leadership moved away before anything of the frame was proposed.
+    fn leader_elsewhere(&self, outcomes: &[Outcome]) -> Option<NodeId> {
+        let untouched = outcomes.iter().all(|o| match &o.outcome {
+            Some(outcome::Outcome::Refused(r)) => r.reason() == Reason::NotLeader,
+            Some(outcome::Outcome::Committed(_) | outcome::Outcome::Accepted(_)) | None => false,
+        });
+        let chain = &self.shared.chain;
+        chain.status().leader.filter(|leader| untouched && *leader != chain.identity().node_id)
+    }
+
+    async fn submit_here(
+        &self,
+        transactions: Vec<Transaction>,
+        acknowledgement: Acknowledgement,
+    ) -> Vec<Outcome> {
+        let count = transactions.len();
+        let (answer, outcomes) = oneshot::channel();
+        match self.shared.frames.push(Frame { transactions, acknowledgement, answer }) {
+            Ok(()) => outcomes.await.unwrap_or_else(|_| vec![stopping(count)]),
+            Err(NotTaken::Full(what, bound)) => {
+                vec![refused(
+                    count,
+                    Reason::Overloaded,
+                    format!("the queue is at its bound of {bound} {what}"),
+                    None,
+                )]
+            }
+            Err(NotTaken::Closed) => vec![stopping(count)],
+        }
+    }
+
+    async fn submit_there(
+        &self,
+        leader: NodeId,
+        transactions: Vec<Transaction>,
+        acknowledgement: Acknowledgement,
+    ) -> Vec<Outcome> {
+        let count = transactions.len();
+        let bound = self.shared.options.queue_transactions_max;
+        let Some(_held) = Forwarded::hold(&self.shared.forwarded, count, bound) else {
+            let message = format!("{bound} transactions are on their way to the leader");
+            return vec![refused(count, Reason::Overloaded, message, Some(leader))];
+        };
+        let outcomes = self.shared.forwarder.forward(leader, transactions, acknowledgement).await;
+        let height = outcomes.iter().filter_map(committed_height).max();
+        if let Some(height) = height
+            && !self.shared.arrivals.reached(height).await
+        {
+            return vec![stopping(count)];
+        }
+        outcomes
+    }
+
+    fn timed_out(&self, count: usize) -> Outcome {
+        let waited = self.shared.options.submit_timeout;
+        let message = format!("no outcome within {} ms", waited.as_millis());
+        refused(count, Reason::Timeout, message, self.shared.chain.status().leader)
+    }
+
+    /// The end of the ledger on this node.
+    pub fn tip(&self) -> Tip {
+        *self.shared.tip.borrow()
+    }
+
+    /// Follows the end of the ledger.
+    pub fn watch_tip(&self) -> watch::Receiver<Tip> {
+        self.shared.tip.subscribe()
+    }
+
+    /// A tip at least as new as any acknowledgement that was given anywhere before this call.
+    ///
+    /// # Errors
+    /// [`LedgerError::Refused`] if the leader cannot confirm it.
+    pub async fn linearizable_tip(&self) -> Result<Tip, LedgerError> {
+        let wait = self.shared.options.submit_timeout;
+        let refusal = Refusal::TimedOut { ticks: 0 };
+        tokio::time::timeout(wait, self.confirm_tip()).await.unwrap_or(Err(refusal.into()))
+    }
+
+    async fn confirm_tip(&self) -> Result<Tip, LedgerError> {
+        let chain = &self.shared.chain;
+        let own = chain.identity().node_id;
+        let index = match chain.read_index().await {
+            Err(Refusal::NotLeader { leader: Some(leader) }) if leader != own => {
+                self.shared.forwarder.read_index(leader).await?
+            }
+            outcome => outcome?,
+        };
+        let mut tip = self.watch_tip();
+        let reached = tip.wait_for(|tip| tip.index >= index).await.map_err(|_| LedgerError::Stopping)?;
+        Ok(*reached)
+    }
+
+    /// The block at `height`; `None` above the tip.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn block(&self, height: u64) -> Result<Option<Arc<Block>>, LedgerError> {
+        if height == 0 || height > self.tip().height {
+            return Ok(None);
+        }
+        if let Some(block) = self.shared.recent.block(height) {
+            return Ok(Some(block));
+        }
+        self.read(move |store| store.block(height)).await.map(|block| block.map(Arc::new))
+    }
+
+    /// What is known of a transaction: committed, in the queue or in flight on this node, or unknown.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn transaction(&self, id: Bytes) -> Result<TransactionStatus, LedgerError> {
+        let (answer, known) = oneshot::channel();
+        if self.shared.frames.ask(Question { id: id.clone(), answer }).is_ok()
+            && let Ok(Some(status)) = known.await
+        {
+            return Ok(status);
+        }
+        self.read(move |store| store.transaction(&id)).await
+    }
+
+    /// The proof that a transaction is in the chain; `None` if it is not, as this node knows it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn prove(&self, id: Bytes) -> Result<Option<Proof>, LedgerError> {
+        let status = self.transaction(id).await?;
+        if status.state() != consensus_proto::ordering::transaction_status::State::Committed {
+            return Ok(None);
+        }
+        let Some(block) = self.block(status.height).await? else { return Ok(None) };
+        self.read(move |_| store::prove(&block, status.index)).await.map(Some)
+    }
+
+    /// Reads off the async threads.
+    async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(store::LedgerStore) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let chain = &self.shared.chain;
+        let store = store::LedgerStore::new(chain.reader().clone(), chain.id());
+        tokio::task::spawn_blocking(move || question(store)).await.map_err(|_| LedgerError::Stopping)?
+    }
+
+    /// Takes no more submissions: those that wait are still answered.
+    pub fn close(&self) {
+        self.shared.frames.close();
+    }
+
+    /// Waits until no submission is in the queue or on its way to the leader, at most `patience`; returns
+    /// whether it came to that.
+    pub async fn drained(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            if self.shared.is_idle() {
+                return true;
+            }
+            let mut tip = self.watch_tip();
+            tip.mark_unchanged();
+            let news = tokio::time::timeout(Duration::from_millis(20), tip.changed());
+            if timeout_at(deadline, news).await.is_err() {
+                return self.shared.is_idle();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for LedgerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LedgerHandle").field("chain", &self.shared.chain).finish_non_exhaustive()
+    }
+}
+
+/// Counts transactions that are with the leader, as long as it lives.
+struct Forwarded<'a> {
+    counter: &'a AtomicUsize,
+    count: usize,
+}
+
+impl<'a> Forwarded<'a> {
+    /// `None` if it would not fit beside others.
+    fn hold(counter: &'a AtomicUsize, count: usize, bound: usize) -> Option<Self> {
+        let fits = |held: usize| (held == 0 || held + count <= bound).then_some(held + count);
+        counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Self { counter, count })
+    }
+}
+
+impl Drop for Forwarded<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.count, Ordering::AcqRel);
+    }
+}
+
+fn stopping(count: usize) -> Outcome {
+    refused(count, Reason::ShuttingDown, "the node is stopping", None)
+}
+
+fn committed_height(outcome: &Outcome) -> Option<u64> {
+    match &outcome.outcome {
+        Some(outcome::Outcome::Committed(committed)) => Some(committed.height),
+        Some(outcome::Outcome::Accepted(_) | outcome::Outcome::Refused(_)) | None => None,
+    }
+}

@@ -1,0 +1,301 @@
+//! One task per chain: inputs in, one flush, effects out.
+//!
+//! This is the only `select!` on the hot path, and it waits for nothing but "something is in the inbox" and
+//! "a tick has passed". A round handles what waits (durable positions first, a bounded number of messages),
+//! flushes the replica once and performs the effects in order; whatever takes time answers through the
+//! inbox. Ticks that a stall has swallowed are not made up for, so a process that was stopped for a while
+//! does not stand for election before it has heard what its peers said in the meantime.
+//!
+//! When the replica asks to halt, panics, or loses its writer or its application, the chain halts: requests
+//! are refused, the last status stays readable with the reason, and the other chains of the process go on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use consensus_core::limits::Limits;
+use consensus_core::replica::{Effects, Event, Refusal, Replica, Status};
+use consensus_core::storage::{Identity, LogReader};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::effects::{Halt, Performer};
+use super::handle::{ChainHandle, Shared};
+use super::inbox::{Inbox, Waiting};
+use super::observer::{ChainObserver, RoundStats};
+use super::writer::ChainWriter;
+use crate::application::ApplicationSender;
+use crate::transport::Transport;
+
+/// Messages handled in one round.
+const ROUND_MESSAGES_MAX: usize = 256;
+/// A status is published no more often than this, changes of leadership excepted.
+const STATUS_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Everything a chain is started from.
+pub(crate) struct ChainParts {
+    /// Who owns the data.
+    pub(crate) identity: Identity,
+    /// The replica, opened.
+    pub(crate) replica: Replica,
+    /// Its bounds.
+    pub(crate) limits: Limits,
+    /// Length of a tick.
+    pub(crate) tick: Duration,
+    /// Its store.
+    pub(crate) reader: Arc<dyn LogReader>,
+    /// Makes its writes durable.
+    pub(crate) writer: ChainWriter,
+    /// Carries its messages.
+    pub(crate) transport: Arc<dyn Transport>,
+    /// Listens.
+    pub(crate) observer: Arc<dyn ChainObserver>,
+    /// Feeds its application.
+    pub(crate) application: ApplicationSender,
+}
+
+/// Starts a chain's driver on the current runtime. The task ends after `ChainHandle::stop`.
+pub(crate) fn start(parts: ChainParts) -> (ChainHandle, JoinHandle<()>) {
+    let ChainParts { identity, replica, limits, tick, reader, writer, transport, observer, application } =
+        parts;
+    let inbox = Arc::new(Inbox::new(&limits));
+    writer.tell(inbox.clone());
+    let (status_sender, status) = watch::channel(Arc::new(replica.status()));
+    let shared = Arc::new(Shared {
+        chain_id: identity.chain_id(),
+        identity,
+        limits,
+        inbox: inbox.clone(),
+        status,
+        observer: observer.clone(),
+        reader,
+        writer: writer.clone(),
+        tickets: AtomicU64::new(1),
+    });
+    let handle = ChainHandle::new(shared.clone());
+    let driver = Driver {
+        performer: Performer::new(handle.clone(), transport, writer, application, observer.clone()),
+        replica,
+        effects: Effects::new(),
+        inbox,
+        status: status_sender,
+        observer,
+        reported: 0,
+        published: Instant::now(),
+    };
+    let task = tokio::spawn(driver.run(tick));
+    (handle, task)
+}
+
+/// Owns a replica.
+struct Driver {
+    replica: Replica,
+    effects: Effects,
+    performer: Performer,
+    inbox: Arc<Inbox>,
+    status: watch::Sender<Arc<Status>>,
+    observer: Arc<dyn ChainObserver>,
+    /// The highest durable number that the replica was told.
+    reported: u64,
+    published: Instant,
+}
+
+/// How a chain's life goes on after a round.
+enum Next {
+    /// There may be more.
+    Go,
+    /// It was asked to stop.
+    Stop,
+    /// It cannot go on.
+    Halt(Halt),
+}
+
+impl Driver {
+    async fn run(mut self, tick: Duration) {
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        // The first tick of an interval is due at once.
+        ticks.tick().await;
+        let next = self.rounds(&mut ticks).await;
+        if let Next::Halt(halt) = next {
+            self.halt(&halt);
+            self.wait_for_stop().await;
+        }
+        self.performer.close(Refusal::Halted);
+        refuse(self.inbox.end(), &Refusal::Halted);
+    }
+
+    async fn rounds(&mut self, ticks: &mut Interval) -> Next {
+        let mut left = 0;
+        loop {
+            let ticked = if left > 0 {
+                tokio::task::yield_now().await;
+                false
+            } else {
+                tokio::select! {
+                    // A tick is ready once in a while, the inbox under load always.
+                    biased;
+                    _ = ticks.tick() => true,
+                    () = self.inbox.woken() => false,
+                }
+            };
+            let waiting = self.inbox.take(ROUND_MESSAGES_MAX);
+            left = waiting.left;
+            match self.round(waiting, ticked) {
+                Next::Go => {}
+                next => return next,
+            }
+        }
+    }
+
+    /// One round: events, one flush, effects.
+    fn round(&mut self, mut waiting: Waiting, ticked: bool) -> Next {
+        let started = Instant::now();
+        let mut stats = RoundStats { left: waiting.left, ..RoundStats::default() };
+        let stop = std::mem::take(&mut waiting.stop);
+        if let Some(reason) = waiting.failure.take() {
+            refuse(waiting, &Refusal::Halted);
+            return self.stopped(stop, Next::Halt(Halt(reason)));
+        }
+        let durable = self.inbox.durable();
+        let persisted = (durable > self.reported).then_some(durable);
+        if let Some(number) = persisted {
+            self.reported = number;
+            self.performer.persisted(number, started);
+        }
+        let outcome = {
+            let (replica, effects, performer) = (&mut self.replica, &mut self.effects, &mut self.performer);
+            catch_unwind(AssertUnwindSafe(|| {
+                stats.events =
+                    handle_all(replica, effects, performer, persisted, waiting, ticked, &mut stats);
+                replica.flush(effects);
+            }))
+        };
+        if let Err(panic) = outcome {
+            return self
+                .stopped(stop, Next::Halt(Halt(format!("the replica panicked: {}", panic_text(&*panic)))));
+        }
+        let performed = self.performer.perform(&mut self.effects, &mut stats, started);
+        if performed.changed || ticked || started.duration_since(self.published) >= STATUS_INTERVAL {
+            self.publish(started);
+        }
+        stats.elapsed = started.elapsed();
+        self.observer.round(stats);
+        self.stopped(stop, performed.halt.map_or(Next::Go, Next::Halt))
+    }
+
+    /// A wish to stop outranks what the round led to.
+    fn stopped(&mut self, stop: Vec<tokio::sync::oneshot::Sender<()>>, next: Next) -> Next {
+        if stop.is_empty() {
+            return next;
+        }
+        self.performer.stopped_by(stop);
+        Next::Stop
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.published = now;
+        let status = Arc::new(self.replica.status());
+        self.observer.status(&status);
+        self.status.send_replace(status);
+    }
+
+    /// Publishes the halt and refuses what waits.
+    fn halt(&mut self, halt: &Halt) {
+        let mut status = Status::clone(&self.status.borrow());
+        status.halted = Some(halt.0.clone());
+        self.observer.status(&status);
+        self.status.send_replace(Arc::new(status));
+        self.observer.halted(&halt.0);
+        self.performer.halted(&halt.0);
+        let waiting = self.inbox.close(Refusal::Halted);
+        self.stop_senders(waiting);
+    }
+
+    fn stop_senders(&mut self, mut waiting: Waiting) {
+        let stop = std::mem::take(&mut waiting.stop);
+        self.performer.stopped_by(stop);
+        refuse(waiting, &Refusal::Halted);
+    }
+
+    async fn wait_for_stop(&mut self) {
+        while !self.performer.is_stopping() {
+            self.inbox.woken().await;
+            let waiting = self.inbox.take(0);
+            self.stop_senders(waiting);
+        }
+    }
+}
+
+/// Feeds a round's inputs to the replica; returns how many events they were.
+fn handle_all(
+    replica: &mut Replica,
+    effects: &mut Effects,
+    performer: &mut Performer,
+    persisted: Option<u64>,
+    waiting: Waiting,
+    ticked: bool,
+    stats: &mut RoundStats,
+) -> usize {
+    let mut events = 0;
+    let mut handle = |event| {
+        events += 1;
+        replica.handle(event, effects);
+    };
+    if let Some(number) = persisted {
+        handle(Event::Persisted { number });
+    }
+    if let Some(index) = waiting.applied {
+        handle(Event::Applied { index });
+    }
+    if let Some(index) = waiting.snapshot_installed {
+        handle(Event::SnapshotInstalled { index });
+    }
+    if let Some((index, data)) = waiting.snapshot_built {
+        handle(Event::SnapshotBuilt { index, data });
+    }
+    for (from, message) in waiting.messages {
+        handle(Event::PeerMessage { from, message });
+    }
+    for (peer, report) in waiting.reports {
+        handle(Event::PeerReport { peer, report });
+    }
+    if !waiting.proposals.is_empty() {
+        stats.proposals = waiting.proposals.len();
+        handle(Event::Propose { proposals: waiting.proposals });
+    }
+    if !waiting.reads.is_empty() {
+        let ticket = performer.expect_reads(waiting.reads);
+        handle(Event::ReadIndex { ticket });
+    }
+    for (command, answer) in waiting.controls {
+        let ticket = performer.expect_control(answer);
+        handle(Event::Control { ticket, command });
+    }
+    if ticked {
+        handle(Event::Tick);
+    }
+    events
+}
+
+/// Answers everything that waits for an answer; the rest is dropped.
+fn refuse(waiting: Waiting, refusal: &Refusal) {
+    // A caller that has gone away is no concern of ours.
+    for answer in waiting.reads {
+        let _ = answer.send(Err(refusal.clone()));
+    }
+    for (_, answer) in waiting.controls {
+        let _ = answer.send(Err(refusal.clone()));
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,19 @@
+//! The hall: one running chain.
+//!
+//! A driver task (`driver.rs`) owns the replica and is the only place on the hot path that selects over inputs. It
+//! never awaits input or output: `effects.rs` hands every effect to somebody who does (the transport, the
+//! writer, the application), and their answers come back through the inbox (`inbox.rs`) as events. Everybody else
+//! holds a [`ChainHandle`].
+
+mod driver;
+mod effects;
+mod handle;
+mod inbox;
+mod observer;
+mod start;
+mod writer;
+
+pub use handle::ChainHandle;
+pub use observer::{ChainObserver, PersistStats, RoundStats, Unobserved};
+pub use start::{ChainStart, RunningChain, start};
+pub use writer::{ChainWriter, WriteQueue, WriterNews};

@@ -1,0 +1,66 @@
+//! The seam at which a chain is measured and logged.
+//!
+//! The driver tells what happened as typed verbs; what becomes a metric, a log line or nothing is the
+//! listener's business. Implementations must not wait: they are called on the hot path.
+
+use std::time::Duration;
+
+use consensus_core::ids::NodeId;
+use consensus_core::replica::{Report, Status};
+
+/// One round of the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundStats {
+    /// Events handled, ticks included.
+    pub events: usize,
+    /// Proposals among them.
+    pub proposals: usize,
+    /// Messages handed to the transport.
+    pub messages_sent: usize,
+    /// Entries handed to the writer.
+    pub entries_written: usize,
+    /// Payload bytes handed to the writer.
+    pub bytes_written: u64,
+    /// Entries handed to the application.
+    pub entries_committed: usize,
+    /// Events left in the inbox for the next round.
+    pub left: usize,
+    /// How long the round took.
+    pub elapsed: Duration,
+}
+
+/// Rounds that became durable together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PersistStats {
+    /// How many rounds.
+    pub rounds: usize,
+    /// From handing the oldest of them to the writer until the driver saw it durable.
+    pub elapsed: Duration,
+}
+
+/// Who wants to know what a chain does. All methods return at once.
+pub trait ChainObserver: Send + Sync + 'static {
+    /// The replica reports something.
+    fn report(&self, _report: &Report) {}
+
+    /// A round ended.
+    fn round(&self, _stats: RoundStats) {}
+
+    /// Rounds became durable.
+    fn persisted(&self, _stats: PersistStats) {}
+
+    /// Messages of a peer were dropped because the inbox was full.
+    fn dropped(&self, _from: NodeId, _messages: usize) {}
+
+    /// A fresh status was published: on each change of leadership and at most every few milliseconds.
+    fn status(&self, _status: &Status) {}
+
+    /// The chain halted.
+    fn halted(&self, _reason: &str) {}
+}
+
+/// Nobody listens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl ChainObserver for Unobserved {}
