@@ -34,6 +34,9 @@ mod snapshots;
 mod status;
 mod transfer;
 
+#[cfg(test)]
+mod stories;
+
 pub use effect::{CommittedEntry, Effect, Effects, Outcome, Refusal, Report};
 pub use event::{Control, Event, MembershipChange, PeerReport, Proposal};
 pub use snapshots::SnapshotPolicy;

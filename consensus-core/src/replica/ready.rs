@@ -186,15 +186,19 @@ impl Replica {
 
     /// What needs no sync and found no synced write to ride with.
     pub(super) fn persist_lazily(&mut self, effects: &mut Effects) {
-        let applied = self.take_pending_applied();
-        if applied.is_none() && !self.rounds.commit_pending {
-            return;
+        if self.applied_pending || self.rounds.commit_pending {
+            let batch = self.lazy_batch();
+            effects.push(Effect::Persist { batch });
         }
-        self.rounds.commit_pending = false;
+    }
+
+    /// A batch that needs no sync, with the newest promises and the applied index.
+    pub(super) fn lazy_batch(&mut self) -> WriteBatch {
         let mut batch = WriteBatch::new(self.chain);
         batch.hard_state = Some(self.rounds.latest);
-        batch.applied = applied;
-        effects.push(Effect::Persist { batch });
+        batch.applied = self.take_pending_applied();
+        self.rounds.commit_pending = false;
+        batch
     }
 
     fn take_pending_applied(&mut self) -> Option<Applied> {

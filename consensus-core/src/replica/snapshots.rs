@@ -11,7 +11,7 @@ use raft::eraftpb::MessageType;
 
 use super::{Effect, Effects, Message, Phase, Replica};
 use crate::ids::NodeId;
-use crate::storage::{Position, Snapshot, WriteBatch};
+use crate::storage::{Position, Snapshot};
 use bytes::Bytes;
 
 /// When to build snapshots and what to keep of the log.
@@ -80,7 +80,7 @@ impl Replica {
             conf_state: self.raw.store().conf_state().clone(),
             data,
         };
-        let mut batch = WriteBatch::new(self.chain);
+        let mut batch = self.lazy_batch();
         batch.compact_to = self.compaction_point(index);
         if let Some(to) = batch.compact_to {
             self.raw.mut_store().compact(to);
@@ -109,7 +109,7 @@ impl Replica {
         let Phase::CatchingUp { held, .. } = std::mem::replace(&mut self.phase, Phase::Running) else {
             return;
         };
-        let mut batch = WriteBatch::new(self.chain);
+        let mut batch = self.lazy_batch();
         batch.installed = true;
         effects.push(Effect::Persist { batch });
         super::ready::send(held, effects);
