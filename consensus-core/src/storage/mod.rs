@@ -13,10 +13,18 @@ use thiserror::Error;
 use crate::error::Class;
 use crate::ids::{ChainId, Hash, NodeId, StoreIncarnation};
 
+pub mod group_commit;
+pub mod inspect;
 pub mod keys;
 pub mod memory;
+mod owner;
+pub mod raw;
 pub mod records;
+#[cfg(feature = "rocksdb")]
+pub mod rocks;
 mod shape;
+
+pub use owner::{Opened, open_or_create};
 
 /// Version of the layout on disk that this program writes and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -286,6 +294,14 @@ pub enum Error {
         /// `pid 123`, or `another process`.
         owner: String,
     },
+    /// There is no store in the directory.
+    #[error("{path} is not a data directory: {cause}")]
+    NotADataDirectory {
+        /// The directory.
+        path: String,
+        /// What is missing.
+        cause: String,
+    },
     /// The directory's format is newer than this program.
     #[error("data directory has format {found}, this program reads up to {FORMAT_VERSION}")]
     NewerFormat {
@@ -318,9 +334,11 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Engine { .. } | Self::Damaged { .. } | Self::Inconsistent(_) => Class::Halt,
-            Self::Foreign { .. } | Self::InUse { .. } | Self::NewerFormat { .. } | Self::NoChain(_) => {
-                Class::Reject
-            }
+            Self::Foreign { .. }
+            | Self::InUse { .. }
+            | Self::NotADataDirectory { .. }
+            | Self::NewerFormat { .. }
+            | Self::NoChain(_) => Class::Reject,
             Self::Compacted { .. } | Self::Unavailable { .. } => Class::Retry,
         }
     }

@@ -50,6 +50,16 @@ impl LogShape {
         }
     }
 
+    /// Only the bounds, for reading.
+    pub(crate) fn bounds(truncated: Position, last: Position) -> Self {
+        Self { truncated, last, ..Self::default() }
+    }
+
+    /// Only where terms begin, for a log whose end is not known.
+    pub(crate) fn of_terms(truncated: Position, terms: Vec<Position>) -> Self {
+        Self { truncated, last: Position { index: u64::MAX, term: 0 }, terms, ..Self::default() }
+    }
+
     /// The entry before the first kept one.
     pub(crate) fn truncated(&self) -> Position {
         self.truncated
