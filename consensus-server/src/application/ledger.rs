@@ -10,17 +10,31 @@
 
 mod arrivals;
 mod frames;
-
+mod handle;
 mod recent;
+mod task;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use consensus_core::ids::{Hash, NodeId};
+use consensus_core::ledger::{self, Ledger, LedgerConfig, LedgerReader, Location, Pipeline, PipelineConfig};
+use consensus_core::limits::{Limits, LimitsError};
 use consensus_core::replica::Refusal;
-use consensus_core::storage;
 use consensus_proto::ordering::{Acknowledgement, Outcome, Reason, Refused, outcome};
 use consensus_proto::records::Transaction;
 use thiserror::Error;
+use tokio::sync::watch;
+
+use self::arrivals::Arrivals;
+use self::frames::Frames;
+use self::recent::Recent;
+use crate::chain::ChainHandle;
+use crate::transport::Forwarder;
+
+pub use handle::LedgerHandle;
+pub use task::LedgerApplication;
 
 /// When a client that was refused may try again, in milliseconds.
 const RETRY_AFTER_MS: u32 = 50;
@@ -28,7 +42,11 @@ const RETRY_AFTER_MS: u32 = 50;
 /// How the ledger of one chain runs on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerOptions {
-    /// Transactions that wait for the leader's task at most; the same number may be forwarded at a time.
+    /// The chain's rules: hashes and the window of known ids. Equal on all nodes of the chain.
+    pub ledger: LedgerConfig,
+    /// When blocks are cut, and what waits for its outcome at most.
+    pub pipeline: PipelineConfig,
+    /// Transactions that wait for the pipeline at most; the same number may be forwarded at a time.
     pub queue_transactions_max: usize,
     /// Bytes of transactions that wait at most.
     pub queue_bytes_max: u64,
@@ -41,6 +59,8 @@ pub struct LedgerOptions {
 impl Default for LedgerOptions {
     fn default() -> Self {
         Self {
+            ledger: LedgerConfig::default(),
+            pipeline: PipelineConfig::default(),
             queue_transactions_max: 50_000,
             queue_bytes_max: 64 << 20,
             submit_timeout: Duration::from_secs(10),
@@ -75,21 +95,80 @@ pub struct Tip {
     pub index: u64,
 }
 
+/// What is known of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransactionState {
+    /// Not in the chain as this node knows it, and not in its queue.
+    Unknown,
+    /// In the queue or in flight on this node.
+    Pending,
+    /// In the chain.
+    Committed(Location),
+}
+
 /// Why the ledger cannot answer a question.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// The store's words.
+    /// The store failed, or the ledger's records contradict each other.
     #[error(transparent)]
-    Storage(#[from] storage::Error),
-    /// Records of the ledger contradict each other.
-    #[error("ledger: {0}")]
-    Inconsistent(String),
+    Ledger(#[from] ledger::Error),
+    /// Two bounds contradict each other.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
     /// Linearizability could not be confirmed.
     #[error(transparent)]
     Refused(#[from] Refusal),
+}
+
+impl LedgerOptions {
+    /// Checks each bound and those that depend on each other.
+    ///
+    /// # Errors
+    /// The first that does not hold, with its value and what it must be.
+    pub fn validate(&self, limits: &Limits) -> Result<(), LimitsError> {
+        self.pipeline.validate()?;
+        let at_least = |name, value: u64, least: u64, what: &str| {
+            let bound = format!("at least {least}{what}");
+            if value >= least { Ok(()) } else { Err(LimitsError { name, value, bound }) }
+        };
+        let block = self.pipeline.cutter.entry_bytes_max();
+        at_least("entry_bytes_max", limits.entry_bytes_max, block, " (a block of absolute_bytes)")?;
+        at_least("queue_transactions_max", self.queue_transactions_max as u64, 1, "")?;
+        let absolute = self.pipeline.cutter.absolute_bytes;
+        at_least("queue_bytes_max", self.queue_bytes_max, absolute, " (absolute_bytes)")
+    }
+}
+
+/// Opens the ledger of a chain on its store: the application to run, and the handle for everybody else.
+///
+/// # Errors
+/// [`LedgerError::Ledger`] if the store fails or the records do not fit together; [`LedgerError::Limits`].
+pub fn open(
+    chain: &ChainHandle,
+    forwarder: Arc<dyn Forwarder>,
+    options: LedgerOptions,
+) -> Result<(LedgerApplication, LedgerHandle), LedgerError> {
+    options.validate(chain.limits())?;
+    let genesis = chain.identity().genesis_hash;
+    let ledger = Ledger::open(&**chain.reader(), chain.id(), genesis, options.ledger)?;
+    let pipeline = Pipeline::new(options.pipeline)?;
+    let tip = task::tip_of(&ledger);
+    let shared = Arc::new(handle::Shared {
+        chain: chain.clone(),
+        forwarder,
+        frames: Frames::new(options.queue_transactions_max, options.queue_bytes_max),
+        tip: watch::Sender::new(tip),
+        arrivals: Arrivals::new(tip.height),
+        recent: Recent::new(options.recent_bytes_max, tip.height),
+        reader: LedgerReader::new(chain.reader().clone(), chain.id(), genesis, options.ledger.rule),
+        waiting: AtomicU64::new(0),
+        forwarded: AtomicUsize::new(0),
+        options,
+    });
+    Ok((LedgerApplication { shared: shared.clone(), ledger, pipeline }, LedgerHandle::new(shared)))
 }
 
 /// An outcome for `count` transactions that were not taken. `leader_address` is left to the services.

@@ -159,12 +159,18 @@ impl ChainHandle {
     }
 
     /// Hands the application's own records to the writer, unsynced and in order with everything else that this
-    /// chain writes. Waits while more than the writer's bound is under way, never for the disk's sync.
+    /// chain writes. Waits while more than the writer's bound is under way, never for the disk's sync. Returns
+    /// the position that [`written`](Self::written) reaches when the store has them.
     ///
     /// # Errors
     /// [`Refusal::Halted`] if the writer has failed or stopped.
-    pub async fn write(&self, writes: Vec<ApplicationWrite>) -> Result<(), Refusal> {
+    pub async fn write(&self, writes: Vec<ApplicationWrite>) -> Result<u64, Refusal> {
         self.shared.writer.write(writes).await
+    }
+
+    /// How far the store has what was handed to [`write`](Self::write).
+    pub fn written(&self) -> u64 {
+        self.shared.writer.written()
     }
 
     /// Halts the chain on this node: its application cannot go on. Status and reads stay.

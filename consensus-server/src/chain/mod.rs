@@ -16,4 +16,4 @@ mod writer;
 pub use handle::ChainHandle;
 pub use observer::{ChainObserver, PersistStats, RoundStats, Unobserved};
 pub use start::{ChainStart, RunningChain, start};
-pub use writer::{ChainWriter, WriteQueue, WriterNews};
+pub use writer::{ChainWriter, NodeWriter};

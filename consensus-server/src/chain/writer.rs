@@ -1,125 +1,173 @@
-//! One chain's way to the writer of the process.
+//! The writer of a node, and each chain's way to it.
 //!
-//! The replica's rounds and the application's own records go through one queue, in the order in which they
-//! are handed over, so whatever of them survives a crash is a prefix. Rounds are bounded by the replica;
-//! the application's records are bounded here: a hand-over waits while too many bytes of earlier ones are
-//! not written yet.
+//! All chains of a process share one queue and one thread (`GroupCommit` of the core). The replica's rounds
+//! and the application's own records go through it in the order in which they are handed over, so whatever
+//! of them survives a crash is a prefix. Rounds are bounded by the replicas' limits; applications wait here
+//! while the queue is half full, so that there is always room for rounds. Batches are counted: the number
+//! of those handed over and of those written says what the store has, whether it was synced or not.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use consensus_core::ids::ChainId;
 use consensus_core::replica::Refusal;
-use consensus_core::storage::{ApplicationWrite, PeerRecord, WriteBatch};
-use tokio::sync::Semaphore;
+use consensus_core::storage::group_commit::{
+    Completion, GroupCommit, GroupCommitCounters, GroupCommitLimits, RoundReport, SubmitError,
+};
+use consensus_core::storage::{ApplicationWrite, LogWriter, PeerRecord, WriteBatch};
+use tokio::sync::Notify;
 
 use super::inbox::Inbox;
 
-/// Bytes of application records that are handed over and not written at most.
-const APPLICATION_BYTES_MAX: u32 = 64 << 20;
+/// The writer of all chains of a node.
+pub struct NodeWriter {
+    commit: GroupCommit,
+    limits: GroupCommitLimits,
+    /// Batches handed over; held while one is, so that counting has the order of the queue.
+    handed: Mutex<u64>,
+    news: Arc<News>,
+}
 
-/// The process's writer as chains see it: first in, first out. Taking a batch never waits.
-pub trait WriteQueue: Send + Sync + 'static {
-    /// Takes a batch; what becomes of it is told to the [`WriterNews`] of its chain.
+/// What the writer's thread tells.
+#[derive(Default)]
+struct News {
+    chains: RwLock<BTreeMap<ChainId, Arc<Inbox>>>,
+    /// Batches written.
+    written: AtomicU64,
+    failed: AtomicBool,
+    room: Notify,
+}
+
+impl NodeWriter {
+    /// Starts the writer's thread. `on_round` is called on it after each write and must not block.
     ///
     /// # Errors
-    /// In words, if the writer has failed or stopped.
-    fn submit(&self, batch: WriteBatch) -> Result<(), String>;
-}
-
-/// What the writer tells a chain, from its own thread. Cheap to clone; never waits.
-#[derive(Clone, Debug)]
-pub struct WriterNews {
-    shared: Arc<News>,
-}
-
-#[derive(Debug)]
-struct News {
-    inbox: OnceLock<Arc<Inbox>>,
-    application_room: Semaphore,
-}
-
-impl WriterNews {
-    /// For a chain that is about to start.
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Self {
-        let application_room = Semaphore::new(APPLICATION_BYTES_MAX as usize);
-        Self { shared: Arc::new(News { inbox: OnceLock::new(), application_room }) }
+    /// The operating system's, if there can be no thread.
+    pub fn start(
+        store: Arc<dyn LogWriter>,
+        limits: GroupCommitLimits,
+        on_round: impl Fn(&RoundReport) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let news = Arc::new(News::default());
+        let told = news.clone();
+        let commit = GroupCommit::start(store, limits, move |completion| told.take(completion, &on_round))?;
+        Ok(Arc::new(Self { commit, limits, handed: Mutex::new(0), news }))
     }
 
-    /// Every synced batch of the chain up to `number` is durable.
-    pub fn persisted(&self, number: u64) {
-        if let Some(inbox) = self.shared.inbox.get() {
-            inbox.persisted(number);
+    /// A chain's way to this writer.
+    pub fn chain(self: &Arc<Self>, chain: ChainId) -> ChainWriter {
+        ChainWriter { chain, writer: self.clone() }
+    }
+
+    /// Sums since the start.
+    pub fn counters(&self) -> &GroupCommitCounters {
+        self.commit.counters()
+    }
+
+    /// Writes what is queued, makes everything durable and ends the thread. Blocks.
+    pub fn shutdown(&self) {
+        self.commit.shutdown();
+    }
+
+    /// Hands a batch over; returns how many were, including it.
+    fn submit(&self, batch: WriteBatch) -> Result<u64, SubmitError> {
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.commit.submit(batch)?;
+        *handed += 1;
+        Ok(*handed)
+    }
+
+    /// Whether rounds would still have half of the queue for themselves.
+    fn has_room(&self) -> bool {
+        let handed = *self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        let batches = handed.saturating_sub(self.news.written.load(Ordering::Acquire));
+        let bytes = self.counters().queued_bytes.load(Ordering::Relaxed);
+        batches < self.limits.queue_batches_max as u64 / 2 && bytes < self.limits.queue_bytes_max / 2
+    }
+
+    /// Hands a batch over when there is room.
+    async fn submit_patiently(&self, batch: WriteBatch) -> Result<u64, Refusal> {
+        loop {
+            let mut room = std::pin::pin!(self.news.room.notified());
+            room.as_mut().enable();
+            if self.news.failed.load(Ordering::Acquire) {
+                return Err(Refusal::Halted);
+            }
+            if self.has_room() {
+                return self.submit(batch).map_err(|_| Refusal::Halted);
+            }
+            room.await;
+        }
+    }
+}
+
+impl News {
+    /// On the writer's thread.
+    fn take(&self, completion: Completion, on_round: &impl Fn(&RoundReport)) {
+        match completion {
+            Completion::Round(report) => {
+                self.written.fetch_add(report.batches as u64, Ordering::Release);
+                self.room.notify_waiters();
+                on_round(&report);
+            }
+            Completion::Durable { chain, number } => {
+                if let Some(inbox) = self.inbox(chain) {
+                    inbox.persisted(number);
+                }
+            }
+            Completion::Failed { chain, error } => {
+                self.failed.store(true, Ordering::Release);
+                self.room.notify_waiters();
+                if let Some(inbox) = self.inbox(chain) {
+                    inbox.fail(format!("writing failed: {error}"));
+                }
+            }
         }
     }
 
-    /// An unsynced batch with so many bytes ([`WriteBatch::bytes`]) is written.
-    pub fn written(&self, bytes: u64) {
-        self.shared.application_room.add_permits(permits(bytes) as usize);
+    fn inbox(&self, chain: ChainId) -> Option<Arc<Inbox>> {
+        self.chains.read().unwrap_or_else(PoisonError::into_inner).get(&chain).cloned()
     }
+}
 
-    /// A write failed: nothing of the chain will be written any more.
-    pub fn failed(&self, reason: &str) {
-        self.shared.application_room.close();
-        if let Some(inbox) = self.shared.inbox.get() {
-            inbox.fail(format!("writing failed: {reason}"));
-        }
+impl std::fmt::Debug for NodeWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeWriter").field("commit", &self.commit).finish_non_exhaustive()
     }
 }
 
 /// Hands one chain's batches to the writer. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ChainWriter {
     chain: ChainId,
-    queue: Arc<dyn WriteQueue>,
-    news: WriterNews,
+    writer: Arc<NodeWriter>,
 }
 
 impl ChainWriter {
-    /// `queue` tells `news` about this chain's batches, and about no other chain's.
-    pub fn new(chain: ChainId, queue: Arc<dyn WriteQueue>, news: WriterNews) -> Self {
-        Self { chain, queue, news }
-    }
-
-    /// From now on news reach this inbox. Nothing was submitted before.
+    /// From now on news of this chain reach this inbox.
     pub(super) fn tell(&self, inbox: Arc<Inbox>) {
-        assert!(self.news.shared.inbox.set(inbox).is_ok(), "a chain starts once on its writer");
+        self.writer.news.chains.write().unwrap_or_else(PoisonError::into_inner).insert(self.chain, inbox);
     }
 
-    /// Takes a round.
-    pub(super) fn submit(&self, batch: WriteBatch) -> Result<(), String> {
-        self.queue.submit(batch)
+    /// Takes a round; never waits.
+    pub(super) fn submit(&self, batch: WriteBatch) -> Result<(), SubmitError> {
+        self.writer.submit(batch).map(drop)
     }
 
-    /// The application's records, unsynced.
-    pub(super) async fn write(&self, application: Vec<ApplicationWrite>) -> Result<(), Refusal> {
-        if application.is_empty() {
-            return Ok(());
-        }
-        self.submit_bounded(WriteBatch { application, ..WriteBatch::new(self.chain) }).await
+    /// The application's records, unsynced; returns the position that `written` reaches with them.
+    pub(super) async fn write(&self, application: Vec<ApplicationWrite>) -> Result<u64, Refusal> {
+        self.writer.submit_patiently(WriteBatch { application, ..WriteBatch::new(self.chain) }).await
     }
 
     /// Records about peers, unsynced.
     pub(crate) async fn write_peers(&self, peers: Vec<PeerRecord>) -> Result<(), Refusal> {
-        self.submit_bounded(WriteBatch { peers, ..WriteBatch::new(self.chain) }).await
+        self.writer.submit_patiently(WriteBatch { peers, ..WriteBatch::new(self.chain) }).await.map(drop)
     }
 
-    async fn submit_bounded(&self, batch: WriteBatch) -> Result<(), Refusal> {
-        let room = &self.news.shared.application_room;
-        let permit = room.acquire_many(permits(batch.bytes())).await.map_err(|_| Refusal::Halted)?;
-        // Given back by the writer's news.
-        permit.forget();
-        self.queue.submit(batch).map_err(|_| Refusal::Halted)
+    /// How far the store has what was handed over.
+    pub(super) fn written(&self) -> u64 {
+        self.writer.news.written.load(Ordering::Acquire)
     }
-}
-
-impl std::fmt::Debug for ChainWriter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChainWriter").field("chain", &self.chain).finish_non_exhaustive()
-    }
-}
-
-/// What a batch of so many bytes holds of the room: a larger one than all of it passes alone.
-fn permits(bytes: u64) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX).min(APPLICATION_BYTES_MAX)
 }

@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use consensus_proto::ordering::{Acknowledgement, Outcome, TransactionStatus};
+use consensus_proto::ordering::{Acknowledgement, Outcome};
 use consensus_proto::records::Transaction;
 use tokio::sync::{Notify, oneshot};
+
+use super::TransactionState;
 
 /// What a transaction costs beside its payload and id.
 const TRANSACTION_OVERHEAD_BYTES: u64 = 64;
@@ -29,7 +31,7 @@ pub(super) struct Frame {
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) id: Bytes,
-    pub(super) answer: oneshot::Sender<Option<TransactionStatus>>,
+    pub(super) answer: oneshot::Sender<Option<TransactionState>>,
 }
 
 /// Why a frame was not taken.

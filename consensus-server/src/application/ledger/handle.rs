@@ -1,24 +1,29 @@
 //! What services hold of a ledger: submit, follow, read.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use consensus_core::ids::NodeId;
+use consensus_core::ledger::{self, Block, InclusionProof, LedgerReader, Location, proof};
 use consensus_core::replica::Refusal;
-use consensus_proto::ordering::{Acknowledgement, Block, Outcome, Proof, Reason, TransactionStatus, outcome};
-use consensus_proto::records::Transaction;
+use consensus_proto::ordering::{Acknowledgement, Outcome, Reason, outcome};
+use consensus_proto::records::{Transaction, TransactionRecord};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::arrivals::Arrivals;
 use super::frames::{Frame, Frames, NotTaken, Question};
 use super::recent::Recent;
-use super::store;
-use super::{LedgerError, LedgerOptions, Submission, Tip, no_leader, refused};
+use super::task::halted;
+use super::{LedgerError, LedgerOptions, Submission, Tip, TransactionState, no_leader, refused};
 use crate::chain::ChainHandle;
 use crate::transport::Forwarder;
+
+/// How often a draining ledger is looked at.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A ledger, as seen from outside of its task. Cheap to clone.
 #[derive(Clone)]
@@ -31,10 +36,13 @@ pub(super) struct Shared {
     pub(super) chain: ChainHandle,
     pub(super) forwarder: Arc<dyn Forwarder>,
     pub(super) options: LedgerOptions,
+    pub(super) reader: LedgerReader,
     pub(super) frames: Frames,
     pub(super) tip: watch::Sender<Tip>,
     pub(super) arrivals: Arrivals,
     pub(super) recent: Recent,
+    /// Transactions in the pipeline.
+    pub(super) waiting: AtomicU64,
     /// Transactions that are with the leader right now.
     pub(super) forwarded: AtomicUsize,
 }
@@ -80,8 +88,8 @@ impl LedgerHandle {
         let chain = &self.shared.chain;
         let own = chain.identity().node_id;
         let status = chain.status();
-        if let Some(reason) = &status.halted {
-            return vec![refused(count, Reason::Halted, format!("the chain has halted: {reason}"), None)];
+        if status.halted.is_some() {
+            return vec![halted(count, &status)];
         }
         match status.leader {
             Some(leader) if leader == own => {
@@ -207,44 +215,65 @@ impl LedgerHandle {
         if let Some(block) = self.shared.recent.block(height) {
             return Ok(Some(block));
         }
-        self.read(move |store| store.block(height)).await.map(|block| block.map(Arc::new))
+        self.read(move |ledger| ledger.block(height)).await.map(|block| block.map(Arc::new))
     }
 
-    /// What is known of a transaction: committed, in the queue or in flight on this node, or unknown.
+    /// Blocks from `heights` in order, as far as they exist: those in memory at once, else from the store at most
+    /// `bytes_max` bytes of entries; at least one if there is one. Ask again from where the answer ended.
     ///
     /// # Errors
     /// The store's.
-    pub async fn transaction(&self, id: Bytes) -> Result<TransactionStatus, LedgerError> {
+    pub async fn blocks(&self, heights: Range<u64>, bytes_max: u64) -> Result<Vec<Arc<Block>>, LedgerError> {
+        let end = heights.end.min(self.tip().height + 1);
+        let heights = heights.start.max(1)..end;
+        if heights.is_empty() {
+            return Ok(Vec::new());
+        }
+        let recent = self.shared.recent.blocks(heights.clone(), bytes_max);
+        if !recent.is_empty() {
+            return Ok(recent);
+        }
+        let blocks = self.read(move |ledger| ledger.blocks(heights, bytes_max)).await?;
+        Ok(blocks.into_iter().map(Arc::new).collect())
+    }
+
+    /// What is known of a transaction: in the chain, in the queue or in flight on this node, or unknown.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn transaction(&self, id: Bytes) -> Result<TransactionState, LedgerError> {
         let (answer, known) = oneshot::channel();
         if self.shared.frames.ask(Question { id: id.clone(), answer }).is_ok()
-            && let Ok(Some(status)) = known.await
+            && let Ok(Some(state)) = known.await
         {
-            return Ok(status);
+            return Ok(state);
         }
-        self.read(move |store| store.transaction(&id)).await
+        let found = self.read(move |ledger| ledger.transaction(&id)).await?;
+        Ok(found.map_or(TransactionState::Unknown, |(record, block_hash)| {
+            let TransactionRecord { height, index } = record;
+            TransactionState::Committed(Location { height, index, block_hash })
+        }))
     }
 
     /// The proof that a transaction is in the chain; `None` if it is not, as this node knows it.
     ///
     /// # Errors
     /// The store's.
-    pub async fn prove(&self, id: Bytes) -> Result<Option<Proof>, LedgerError> {
-        let status = self.transaction(id).await?;
-        if status.state() != consensus_proto::ordering::transaction_status::State::Committed {
-            return Ok(None);
-        }
-        let Some(block) = self.block(status.height).await? else { return Ok(None) };
-        self.read(move |_| store::prove(&block, status.index)).await.map(Some)
+    pub async fn prove(&self, id: Bytes) -> Result<Option<InclusionProof>, LedgerError> {
+        let TransactionState::Committed(location) = self.transaction(id).await? else { return Ok(None) };
+        let Some(block) = self.block(location.height).await? else { return Ok(None) };
+        // Hashing a large block is no work for an async thread.
+        self.read(move |_| Ok(prove(&block, location.index))).await
     }
 
     /// Reads off the async threads.
     async fn read<T: Send + 'static>(
         &self,
-        question: impl FnOnce(store::LedgerStore) -> Result<T, LedgerError> + Send + 'static,
+        question: impl FnOnce(&LedgerReader) -> ledger::Result<T> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let chain = &self.shared.chain;
-        let store = store::LedgerStore::new(chain.reader().clone(), chain.id());
-        tokio::task::spawn_blocking(move || question(store)).await.map_err(|_| LedgerError::Stopping)?
+        let reader = self.shared.reader.clone();
+        let answer = tokio::task::spawn_blocking(move || question(&reader));
+        Ok(answer.await.map_err(|_| LedgerError::Stopping)??)
     }
 
     /// Takes no more submissions: those that wait are still answered.
@@ -252,21 +281,22 @@ impl LedgerHandle {
         self.shared.frames.close();
     }
 
-    /// Waits until no submission is in the queue or on its way to the leader, at most `patience`; returns
-    /// whether it came to that.
+    /// Waits until no submission is in the queue, in flight or on its way to the leader, at most `patience`;
+    /// returns whether it came to that.
     pub async fn drained(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        loop {
-            if self.shared.is_idle() {
-                return true;
-            }
-            let mut tip = self.watch_tip();
-            tip.mark_unchanged();
-            let news = tokio::time::timeout(Duration::from_millis(20), tip.changed());
-            if timeout_at(deadline, news).await.is_err() {
-                return self.shared.is_idle();
+        let mut looks = tokio::time::interval(DRAIN_INTERVAL);
+        while !self.is_idle() {
+            if timeout_at(deadline, looks.tick()).await.is_err() {
+                return false;
             }
         }
+        true
+    }
+
+    fn is_idle(&self) -> bool {
+        let Shared { frames, waiting, forwarded, .. } = &*self.shared;
+        frames.len() == 0 && waiting.load(Ordering::Acquire) == 0 && forwarded.load(Ordering::Acquire) == 0
     }
 }
 
@@ -295,6 +325,17 @@ impl Drop for Forwarded<'_> {
     fn drop(&mut self) {
         self.counter.fetch_sub(self.count, Ordering::AcqRel);
     }
+}
+
+fn prove(block: &Block, index: u32) -> Option<InclusionProof> {
+    Some(InclusionProof {
+        transaction: block.transactions.get(index as usize)?.clone(),
+        index,
+        transactions: block.transactions.len() as u32,
+        path: proof::path(&block.transactions, index)?,
+        header: block.header,
+        block_hash: block.hash,
+    })
 }
 
 fn stopping(count: usize) -> Outcome {

@@ -5,9 +5,10 @@
 //! from here. The ring is bounded in bytes and always keeps the blocks whose records are not written yet.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use consensus_proto::ordering::Block;
+use consensus_core::ledger::Block;
 
 /// What a transaction costs beside its payload and id.
 const TRANSACTION_OVERHEAD_BYTES: u64 = 64;
@@ -62,10 +63,21 @@ impl Recent {
         ring.blocks.get(at).map(|(block, _)| block.clone())
     }
 
-    /// Forgets everything: the state was replaced, and the next block is `height + 1`.
-    pub(super) fn reset(&self, height: u64) {
-        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        *ring = Ring { first: height + 1, written: height, ..Ring::default() };
+    /// Blocks from the start of `heights` on while they are here, up to `bytes_max` of them but at least one.
+    pub(super) fn blocks(&self, heights: Range<u64>, bytes_max: u64) -> Vec<Arc<Block>> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = heights.start.checked_sub(ring.first) else { return Vec::new() };
+        let count = heights.end.saturating_sub(heights.start) as usize;
+        let mut bytes = 0;
+        let mut taken: Vec<Arc<Block>> = Vec::new();
+        for (block, block_bytes) in ring.blocks.iter().skip(at as usize).take(count) {
+            bytes += block_bytes;
+            if bytes > bytes_max && !taken.is_empty() {
+                break;
+            }
+            taken.push(block.clone());
+        }
+        taken
     }
 }
 
@@ -90,14 +102,16 @@ fn block_bytes(block: &Block) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use consensus_proto::records::{BlockHeader, Transaction};
+    use consensus_core::ids::Hash;
+    use consensus_core::ledger::{Header, Transaction};
 
     use super::*;
 
     fn block(number: u64, bytes: usize) -> Arc<Block> {
         let transaction = Transaction { id: vec![1].into(), payload: vec![0; bytes].into() };
-        let header = BlockHeader { number, ..BlockHeader::default() };
-        Arc::new(Block { header: Some(header), transactions: vec![transaction], ..Block::default() })
+        let (previous_hash, data_hash, hash) = (Hash::default(), Hash::default(), Hash::default());
+        let header = Header { number, previous_hash, data_hash, timestamp_ms: 0 };
+        Arc::new(Block { header, hash, transactions: vec![transaction] })
     }
 
     #[test]
@@ -107,7 +121,13 @@ mod tests {
         assert!(recent.block(1).is_some(), "not written yet");
         recent.written(15);
         assert!(recent.block(12).is_none() && recent.block(13).is_some(), "eight blocks stay in any case");
-        assert_eq!(recent.block(20).and_then(|b| b.header.clone()).map(|h| h.number), Some(20));
+        assert_eq!(recent.block(20).map(|b| b.header.number), Some(20));
         assert!(recent.block(21).is_none());
+        let heights = |from, to, bytes| {
+            recent.blocks(from..to, bytes).iter().map(|b| b.header.number).collect::<Vec<_>>()
+        };
+        assert_eq!(heights(12, 20, u64::MAX), Vec::<u64>::new(), "not from the middle of nowhere");
+        assert_eq!(heights(19, 30, u64::MAX), [19, 20]);
+        assert_eq!(heights(13, 30, 1), [13], "at least one");
     }
 }
