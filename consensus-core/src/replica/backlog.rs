@@ -1,8 +1,14 @@
-//! Committed payload bytes that the application has not taken.
+//! Committed entries that the application has not taken, in bytes.
+//!
+//! While the backlog is at its bound nothing more is handed out, and appends are dropped as if the network had
+//! lost them; so neither a slow application nor a long log after a restart fills the memory.
 
 use std::collections::VecDeque;
 
 use crate::storage::LogEntry;
+
+/// What an entry counts beside its payload.
+const ENTRY_OVERHEAD_BYTES: u64 = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
@@ -12,7 +18,7 @@ pub(super) struct Backlog {
 
 impl Backlog {
     pub(super) fn push(&mut self, entry: &LogEntry) {
-        let bytes = entry.data.len() as u64;
+        let bytes = entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
         self.bytes += bytes;
         self.entries.push_back((entry.index, bytes));
     }

@@ -38,6 +38,8 @@ pub(super) struct LogView {
     conf_state: ConfState,
     snapshot: Option<Snapshot>,
     snapshot_wanted: Cell<bool>,
+    /// Give out no committed entries for now.
+    hold_back: bool,
     damage: RefCell<Option<storage::Error>>,
 }
 
@@ -57,6 +59,7 @@ impl LogView {
             conf_state: state.applied.conf_state.clone(),
             snapshot: state.snapshot.clone(),
             snapshot_wanted: Cell::new(false),
+            hold_back: false,
             damage: RefCell::new(None),
         }
     }
@@ -71,6 +74,11 @@ impl LogView {
 
     pub(super) fn set_conf_state(&mut self, conf_state: ConfState) {
         self.conf_state = conf_state;
+    }
+
+    /// While set, the crate finds no committed entries to hand out, however many there are.
+    pub(super) fn set_hold_back(&mut self, hold_back: bool) {
+        self.hold_back = hold_back;
     }
 
     pub(super) fn snapshot_index(&self) -> u64 {
@@ -264,6 +272,8 @@ impl raft::Storage for LogView {
             return Err(StorageError::Unavailable.into());
         }
         match max_size.into() {
+            // Bounded and not for a peer: committed entries for a Ready. None is a legal answer.
+            Some(_) if self.hold_back && !context.can_async() => Ok(Vec::new()),
             Some(bytes_max) => self.read(low, high, bytes_max),
             None if context.can_async() => self.read(low, high, u64::MAX),
             None => self.scan(low, high),

@@ -105,7 +105,13 @@ impl Replica {
             if self.raw.snap().is_some() && !self.rounds.is_empty() {
                 break;
             }
+            let full = self.backlog.bytes() >= self.config.limits.apply_backlog_bytes_max;
+            self.raw.mut_store().set_hold_back(full);
             let ready = self.raw.ready();
+            if full && is_empty(&ready) {
+                self.raw.advance_append_async(ready);
+                break;
+            }
             if !ready.snapshot().is_empty() {
                 self.take_snapshot_ready(ready, effects);
                 break;
@@ -294,6 +300,18 @@ impl Replica {
         self.phase = Phase::CatchingUp { index, held };
         effects.push(Effect::InstallSnapshot { snapshot });
     }
+}
+
+/// Whether a Ready asks for nothing: committed entries that are held back make the crate offer such ones.
+fn is_empty(ready: &Ready) -> bool {
+    ready.ss().is_none()
+        && ready.hs().is_none()
+        && ready.read_states().is_empty()
+        && ready.entries().is_empty()
+        && ready.snapshot().is_empty()
+        && ready.committed_entries().is_empty()
+        && ready.messages().is_empty()
+        && ready.persisted_messages().is_empty()
 }
 
 pub(super) fn send(messages: Vec<Message>, effects: &mut Effects) {

@@ -891,6 +891,36 @@ fn a_follower_whose_application_lags_drops_appends_and_still_answers_heartbeats(
 }
 
 #[test]
+fn a_long_committed_log_is_handed_out_within_the_backlog_bound() {
+    let mut story = Story::new(2, &[1, 2, 3]);
+    for index in 1..=40 {
+        let mut message = append(1, 2, 1, (index - 1, u64::from(index > 1)), &[], 0);
+        let entry = Entry { index, term: 1, data: vec![0; 1000].into(), ..Entry::default() };
+        message.set_entries(vec![entry].into());
+        story.peer(message);
+    }
+    story.settle();
+    let mut config = config();
+    config.limits.entry_bytes_max = 1024;
+    config.limits.apply_backlog_bytes_max = 4000;
+    config.limits.apply_bytes_max = 2000;
+    let mut again = Story::open(2, story.store.clone(), config);
+    again.peer(append(1, 2, 1, (40, 1), &[], 40));
+    let mut handed_out = 0;
+    while again.status().applied < 40 {
+        assert!(!again.to_apply.is_empty(), "stuck at {}", again.status().applied);
+        assert!(again.to_apply.len() <= 6, "{} entries at once", again.to_apply.len());
+        again.sent.clear();
+        again.peer(message(MessageType::MsgHeartbeat, 1, 2, 1));
+        again.persist();
+        assert!(again.count_sent(MessageType::MsgHeartbeatResponse) > 0, "still answers");
+        handed_out += again.to_apply.len();
+        again.apply();
+    }
+    assert_eq!(handed_out, 40);
+}
+
+#[test]
 fn a_sole_voter_leads_at_once() {
     let mut story = Story::new(1, &[1]);
     story.event(Event::Tick);
