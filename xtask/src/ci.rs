@@ -1,0 +1,76 @@
+//! `cargo xtask test` and `cargo xtask ci`: everything a change must pass, in the order in which it fails
+//! fastest.
+//!
+//! Formatting and lints come before tests, tests before simulation, the end-to-end run last. All of it
+//! builds with the one set of features of [`workspace::FEATURES`].
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::workspace::{self, Workspace, spoken, step};
+use crate::{e2e, setup, sim, tidy};
+
+/// What to leave out.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Seeds for the simulator.
+    #[arg(long, default_value_t = sim::SEEDS_IN_TESTS, value_name = "N")]
+    seeds: u32,
+}
+
+/// Format, lints, house rules, tests, doc tests, simulation.
+pub(crate) fn test(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    checks(workspace, arguments)?;
+    println!(
+        "\npassed in {}: format, lints, house rules, tests, doc tests, {} simulated seeds",
+        spoken(started.elapsed()),
+        arguments.seeds
+    );
+    Ok(())
+}
+
+/// [`test`], then a short end-to-end run.
+pub(crate) fn ci(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    checks(workspace, arguments)?;
+    step("end to end", || e2e::smoke(workspace))?;
+    println!(
+        "\npassed in {}: format, lints, house rules, tests, doc tests, {} simulated seeds, end to end",
+        spoken(started.elapsed()),
+        arguments.seeds
+    );
+    Ok(())
+}
+
+fn checks(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    step("setup", || setup::ensure(workspace).map(drop))?;
+    step("format", || workspace::run(workspace.cargo().args(["fmt", "--all", "--check"])))?;
+    step("house rules", || tidy::run(workspace))?;
+    step("lints", || {
+        let mut command = workspace.cargo();
+        command.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+        workspace::run(command.args(["--features", workspace::FEATURES, "--", "-D", "warnings"]))
+    })?;
+    step("tests", || tests(workspace))?;
+    step("doc tests", || {
+        let mut command = workspace.cargo();
+        command.args(["test", "--quiet", "--workspace", "--doc"]);
+        workspace::run(command.args(["--features", workspace::FEATURES]))
+    })?;
+    step("simulation", || sim::run_seeds(workspace, arguments.seeds))
+}
+
+/// All tests, through nextest where it is installed: it is faster and says which test hangs.
+fn tests(workspace: &Workspace) -> Result<()> {
+    let has_nextest = workspace::output(workspace.cargo().args(["nextest", "--version"])).is_ok();
+    let mut command = workspace.cargo();
+    if has_nextest {
+        command.args(["nextest", "run", "--no-tests=pass", "--status-level=fail"]);
+    } else {
+        command.args(["test", "--quiet", "--lib", "--bins", "--tests"]);
+    }
+    workspace::run(command.args(["--workspace", "--features", workspace::FEATURES]))
+}

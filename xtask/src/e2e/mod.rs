@@ -1,0 +1,159 @@
+//! `cargo xtask e2e`: real processes on loopback ports, real faults, and a verdict that is reached through
+//! the command line only.
+//!
+//! [`scenarios`] tell the stories; [`cluster`] and [`process`] own what was started, [`clients`] put load
+//! on it, [`cli`] asks it, [`assertions`] judge what is left and [`report`] says so. Everything a run
+//! writes is under `e2e/` in the build directory; a run that holds removes it, one that does not names it.
+
+mod assertions;
+pub(crate) mod cli;
+mod clients;
+pub(crate) mod cluster;
+pub(crate) mod process;
+pub(crate) mod random;
+mod report;
+mod scenarios;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use self::cli::Cli;
+use crate::interrupt::Interrupt;
+use crate::setup;
+use crate::workspace::{self, Workspace};
+
+/// What to run, and how.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  cargo xtask e2e                          four nodes, the leader killed with -9 in the middle
+  cargo xtask e2e --keep                   the same, and the cluster stays up
+  cargo xtask e2e --rounds 20 --no-build   twenty times at other moments; median time to the next block
+  cargo xtask e2e --power-cut              all four nodes killed at once
+  cargo xtask e2e --input payments.txt     your own transactions, one per line"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    scenario: Option<Scenario>,
+    #[command(flatten)]
+    default: scenarios::default::Options,
+    /// Use the binaries as they are
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Scenarios beside the default one.
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Restarts a node with a long log: time until it serves, memory
+    Restart(scenarios::restart::Options),
+}
+
+/// What every scenario stands on.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// The server's binary.
+    server: PathBuf,
+    cli: Cli,
+    interrupt: Interrupt,
+    /// The checkout.
+    root: PathBuf,
+    /// Where runs write.
+    runs: PathBuf,
+}
+
+impl Stage {
+    /// Builds the server and the command line, unless they are to be used as they are.
+    pub(crate) fn build(workspace: &Workspace, profile: Profile, no_build: bool) -> Result<Self> {
+        let interrupt = Interrupt::install()?;
+        if !no_build {
+            setup::ensure(workspace)?;
+            let mut command = workspace.cargo();
+            command.args(["build", "-p", "consensus-server", "-p", "consensus-cli"]);
+            if profile == Profile::Release {
+                command.arg("--release");
+            }
+            workspace::run(&mut command)?;
+        }
+        let target = workspace.target()?;
+        let binaries = target.join(profile.directory());
+        let server = binaries.join("consensus-server");
+        let cli = binaries.join("consensus-cli");
+        for binary in [&server, &cli] {
+            binary
+                .metadata()
+                .with_context(|| format!("{} is not there: run without --no-build", binary.display()))?;
+        }
+        let runs = target.join("e2e");
+        Ok(Self { server, cli: Cli::new(cli), interrupt, root: workspace.root().to_path_buf(), runs })
+    }
+
+    /// A new directory for one run.
+    pub(crate) fn run_directory(&self, name: &str) -> Result<PathBuf> {
+        std::fs::create_dir_all(&self.runs).with_context(|| self.runs.display().to_string())?;
+        for number in 1..1000 {
+            let directory =
+                self.runs.join(if number == 1 { name.to_owned() } else { format!("{name}.{number}") });
+            match std::fs::create_dir(&directory) {
+                Ok(()) => return Ok(directory),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| directory.display().to_string()),
+            }
+        }
+        anyhow::bail!("{} has a thousand runs named {name}: remove some", self.runs.display())
+    }
+
+    pub(crate) fn server(&self) -> &PathBuf {
+        &self.server
+    }
+
+    pub(crate) fn cli(&self) -> &Cli {
+        &self.cli
+    }
+
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+}
+
+/// How binaries are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Tests and end-to-end runs.
+    Dev,
+    /// Measurements.
+    Release,
+}
+
+impl Profile {
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Runs a scenario.
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let no_build = match &arguments.scenario {
+        None => arguments.no_build,
+        Some(Scenario::Restart(options)) => options.no_build,
+    };
+    let stage = Stage::build(workspace, Profile::Dev, no_build)?;
+    match &arguments.scenario {
+        None => scenarios::default::run(&stage, &arguments.default),
+        Some(Scenario::Restart(options)) => scenarios::restart::run(&stage, options),
+    }
+}
+
+/// What continuous integration runs: the default scenario once, all nodes killed once.
+pub(crate) fn smoke(workspace: &Workspace) -> Result<()> {
+    let stage = Stage::build(workspace, Profile::Dev, false)?;
+    scenarios::default::run(&stage, &scenarios::default::Options::one_round(false))?;
+    scenarios::default::run(&stage, &scenarios::default::Options::one_round(true))
+}

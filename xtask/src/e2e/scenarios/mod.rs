@@ -1,0 +1,4 @@
+//! The stories that end-to-end runs tell.
+
+pub(super) mod default;
+pub(super) mod restart;
