@@ -1,21 +1,22 @@
 //! A user's own state machine on a chain.
 //!
-//! Implement [`StateMachine`], hand it to [`embed`], and start a chain with the application that comes
-//! back; the [`EmbedHandle`] proposes commands and reads. The machine lives in memory: after a restart it is
+//! Implement [`StateMachine`] and [`start`] a chain with it; the [`EmbedHandle`] that comes back proposes
+//! commands and reads. The machine lives in memory: after a restart it is
 //! restored from the newest snapshot and the log above it, so a chain with a long life wants a snapshot
 //! policy in its `ReplicaConfig`. Commands are not deduplicated and not forwarded: a refusal says who
 //! leads, and a command whose outcome is unknown may have been applied.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use consensus_core::ids::{ChainId, Ticket};
-use consensus_core::replica::{CommittedEntry, Outcome, Proposal, Refusal};
+use consensus_core::replica::{CommittedEntry, OpenError, Outcome, Proposal, Refusal};
 use consensus_core::storage::{EntryKind, LogEntry, LogReader, Snapshot};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Application, ApplicationEvent, ApplicationInbox};
-use crate::chain::ChainHandle;
+use crate::chain::{self, ChainHandle, ChainStart, RunningChain, StartError};
 
 /// Requests that wait for the machine's task at most.
 const REQUESTS_MAX: usize = 4096;
@@ -73,16 +74,30 @@ impl<M> std::fmt::Debug for EmbedHandle<M> {
 }
 
 /// The application that runs a machine on a chain.
-#[derive(Debug)]
-pub struct Embedded<M> {
+struct Embedded<M> {
     machine: M,
     requests: mpsc::Receiver<Request<M>>,
 }
 
-/// A machine as an application, and the handle to it.
-pub fn embed<M: StateMachine>(machine: M, chain: &ChainHandle) -> (Embedded<M>, EmbedHandle<M>) {
+/// Starts a chain with a machine as its application; the handle is for the machine.
+///
+/// # Errors
+/// The replica's: a bad configuration, or a store that contradicts itself.
+pub fn start<M: StateMachine>(
+    start: ChainStart,
+    machine: M,
+) -> Result<(RunningChain, EmbedHandle<M>), OpenError> {
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    (Embedded { machine, requests }, EmbedHandle { chain: chain.clone(), requests: sender })
+    let started = chain::start(start, |chain| {
+        Ok::<_, Infallible>((
+            Embedded { machine, requests },
+            EmbedHandle { chain: chain.clone(), requests: sender },
+        ))
+    });
+    started.map_err(|error| match error {
+        StartError::Replica(cause) => cause,
+        StartError::Application(never) => match never {},
+    })
 }
 
 impl<M: StateMachine> EmbedHandle<M> {

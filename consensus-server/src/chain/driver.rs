@@ -18,7 +18,6 @@ use consensus_core::limits::Limits;
 use consensus_core::replica::{Effects, Event, Refusal, Replica, Status};
 use consensus_core::storage::{Identity, LogReader};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::effects::{Halt, Performer};
@@ -34,63 +33,29 @@ const ROUND_MESSAGES_MAX: usize = 256;
 /// A status is published no more often than this, changes of leadership excepted.
 const STATUS_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Everything a chain is started from.
-pub(crate) struct ChainParts {
+/// Everything that a driver works with.
+pub(super) struct DriverParts {
     /// Who owns the data.
-    pub(crate) identity: Identity,
+    pub(super) identity: Identity,
     /// The replica, opened.
-    pub(crate) replica: Replica,
+    pub(super) replica: Replica,
     /// Its bounds.
-    pub(crate) limits: Limits,
-    /// Length of a tick.
-    pub(crate) tick: Duration,
+    pub(super) limits: Limits,
     /// Its store.
-    pub(crate) reader: Arc<dyn LogReader>,
+    pub(super) reader: Arc<dyn LogReader>,
     /// Makes its writes durable.
-    pub(crate) writer: ChainWriter,
+    pub(super) writer: ChainWriter,
     /// Carries its messages.
-    pub(crate) transport: Arc<dyn Transport>,
+    pub(super) transport: Arc<dyn Transport>,
     /// Listens.
-    pub(crate) observer: Arc<dyn ChainObserver>,
+    pub(super) observer: Arc<dyn ChainObserver>,
     /// Feeds its application.
-    pub(crate) application: ApplicationSender,
-}
-
-/// Starts a chain's driver on the current runtime. The task ends after `ChainHandle::stop`.
-pub(crate) fn start(parts: ChainParts) -> (ChainHandle, JoinHandle<()>) {
-    let ChainParts { identity, replica, limits, tick, reader, writer, transport, observer, application } =
-        parts;
-    let inbox = Arc::new(Inbox::new(&limits));
-    writer.tell(inbox.clone());
-    let (status_sender, status) = watch::channel(Arc::new(replica.status()));
-    let shared = Arc::new(Shared {
-        chain_id: identity.chain_id(),
-        identity,
-        limits,
-        inbox: inbox.clone(),
-        status,
-        observer: observer.clone(),
-        reader,
-        writer: writer.clone(),
-        tickets: AtomicU64::new(1),
-    });
-    let handle = ChainHandle::new(shared.clone());
-    let driver = Driver {
-        performer: Performer::new(handle.clone(), transport, writer, application, observer.clone()),
-        replica,
-        effects: Effects::new(),
-        inbox,
-        status: status_sender,
-        observer,
-        reported: 0,
-        published: Instant::now(),
-    };
-    let task = tokio::spawn(driver.run(tick));
-    (handle, task)
+    pub(super) application: ApplicationSender,
 }
 
 /// Owns a replica.
-struct Driver {
+pub(super) struct Driver {
+    handle: ChainHandle,
     replica: Replica,
     effects: Effects,
     performer: Performer,
@@ -113,7 +78,44 @@ enum Next {
 }
 
 impl Driver {
-    async fn run(mut self, tick: Duration) {
+    /// A driver that does not run yet; what its handle is given waits.
+    pub(super) fn new(parts: DriverParts) -> Self {
+        let DriverParts { identity, replica, limits, reader, writer, transport, observer, application } =
+            parts;
+        let inbox = Arc::new(Inbox::new(&limits));
+        writer.tell(inbox.clone());
+        let (status_sender, status) = watch::channel(Arc::new(replica.status()));
+        let handle = ChainHandle::new(Arc::new(Shared {
+            chain_id: identity.chain_id(),
+            identity,
+            limits,
+            inbox: inbox.clone(),
+            status,
+            observer: observer.clone(),
+            reader,
+            writer: writer.clone(),
+            tickets: AtomicU64::new(1),
+        }));
+        Self {
+            performer: Performer::new(handle.clone(), transport, writer, application, observer.clone()),
+            handle,
+            replica,
+            effects: Effects::new(),
+            inbox,
+            status: status_sender,
+            observer,
+            reported: 0,
+            published: Instant::now(),
+        }
+    }
+
+    /// What everybody else holds of the chain.
+    pub(super) fn handle(&self) -> &ChainHandle {
+        &self.handle
+    }
+
+    /// Runs until `ChainHandle::stop`. A tick has the length `tick`.
+    pub(super) async fn run(mut self, tick: Duration) {
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         // The first tick of an interval is due at once.

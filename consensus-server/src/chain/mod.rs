@@ -15,5 +15,5 @@ mod writer;
 
 pub use handle::ChainHandle;
 pub use observer::{ChainObserver, PersistStats, RoundStats, Unobserved};
-pub use start::{ChainStart, RunningChain, start};
+pub use start::{ChainStart, RunningChain, StartError, start};
 pub use writer::{ChainWriter, NodeWriter};

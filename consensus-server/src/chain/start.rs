@@ -7,9 +7,10 @@ use std::time::Duration;
 use consensus_core::replica::{OpenError, Replica, ReplicaConfig};
 use consensus_core::storage::{ChainState, LogReader};
 use futures_util::FutureExt;
+use thiserror::Error;
 use tokio::task::JoinHandle;
 
-use super::driver::{self, ChainParts};
+use super::driver::{self, Driver, DriverParts};
 use super::{ChainHandle, ChainObserver, ChainWriter};
 use crate::application::{self, Application, ApplicationEvent};
 use crate::transport::Transport;
@@ -46,35 +47,47 @@ pub struct RunningChain {
     application: JoinHandle<()>,
 }
 
-/// Starts a chain on the current runtime with the application that `make` returns. The application's first
-/// event is `ApplicationEvent::Opened`; if it ends or panics while the chain runs, the chain halts.
+/// Why a chain cannot start.
+#[derive(Debug, Error)]
+pub enum StartError<E> {
+    /// The replica: a bad configuration, or a store that contradicts itself.
+    #[error(transparent)]
+    Replica(#[from] OpenError),
+    /// The application.
+    #[error("{0}")]
+    Application(E),
+}
+
+/// Starts a chain on the current runtime with the application that `make` returns for its handle, beside
+/// whatever else the caller wants of it. The application's first event is `ApplicationEvent::Opened`; if
+/// it ends or panics while the chain runs, the chain halts.
 ///
 /// # Errors
-/// The replica's: a bad configuration, or a store that contradicts itself.
-pub fn start<A: Application>(
+/// [`StartError`]; nothing runs then.
+pub fn start<A: Application, T, E>(
     start: ChainStart,
-    make: impl FnOnce(&ChainHandle) -> A,
-) -> Result<RunningChain, OpenError> {
+    make: impl FnOnce(&ChainHandle) -> Result<(A, T), E>,
+) -> Result<(RunningChain, T), StartError<E>> {
     let ChainStart { state, replica, tick, reader, writer, transport, observer } = start;
     let limits = replica.limits.clone();
-    let (sender, inbox) = application::channel(&limits);
+    let (application, inbox) = application::channel(&limits);
     let opened = ApplicationEvent::Opened { applied: state.applied.index, snapshot: state.snapshot.clone() };
-    sender.push(opened).expect("an empty inbox holds one event");
+    application.push(opened).expect("an empty inbox holds one event");
     let identity = state.identity.clone();
     let replica = Replica::open(replica, state, reader.clone())?;
-    let parts = ChainParts {
+    let driver = Driver::new(DriverParts {
         identity,
         replica,
         limits,
-        tick,
         reader,
         writer,
         transport,
         observer,
-        application: sender,
-    };
-    let (handle, driver) = driver::start(parts);
-    let (app, chain) = (make(&handle), handle.clone());
+        application,
+    });
+    let handle = driver.handle().clone();
+    let (app, extra) = make(&handle).map_err(StartError::Application)?;
+    let (driver, chain) = (tokio::spawn(driver.run(tick)), handle.clone());
     let application = tokio::spawn(async move {
         // The application is gone after a panic and nothing of it is looked at again.
         let ended = AssertUnwindSafe(app.run(inbox, chain.clone())).catch_unwind().await;
@@ -83,7 +96,7 @@ pub fn start<A: Application>(
             Err(panic) => format!("the application panicked: {}", driver::panic_text(&*panic)),
         });
     });
-    Ok(RunningChain { handle, driver, application })
+    Ok((RunningChain { handle, driver, application }, extra))
 }
 
 impl RunningChain {

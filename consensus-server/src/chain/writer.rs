@@ -112,6 +112,8 @@ impl News {
                 self.room.notify_waiters();
                 on_round(&report);
             }
+            // Batches are counted as they come in rounds, whether they are synced or not.
+            Completion::Written { .. } => {}
             Completion::Durable { chain, number } => {
                 if let Some(inbox) = self.inbox(chain) {
                     inbox.persisted(number);
