@@ -70,6 +70,13 @@ pub enum Completion {
         /// The highest [`WriteBatch::number`] of the chain in this write.
         number: u64,
     },
+    /// Unsynced batches of this chain are written, visible, and durable by the next sync of any chain.
+    Written {
+        /// The chain.
+        chain: ChainId,
+        /// Their payload ([`WriteBatch::bytes`]).
+        bytes: u64,
+    },
     /// The writer has ended: none of this chain's writes that are not answered may be counted on.
     Failed {
         /// The chain.
@@ -77,7 +84,7 @@ pub enum Completion {
         /// The failure, the same for all chains.
         error: super::Error,
     },
-    /// A write has ended well; comes before the `Durable` of its chains.
+    /// A write has ended well; comes before the `Written` and `Durable` of its chains.
     Round(RoundReport),
 }
 
@@ -281,9 +288,14 @@ impl Writer {
 
     fn write(&mut self, round: &[WriteBatch]) -> super::Result<()> {
         let mut numbers: BTreeMap<ChainId, u64> = BTreeMap::new();
-        for batch in round.iter().filter(|batch| batch.sync) {
-            let number = numbers.entry(batch.chain).or_default();
-            *number = batch.number.max(*number);
+        let mut written: BTreeMap<ChainId, u64> = BTreeMap::new();
+        for batch in round {
+            if batch.sync {
+                let number = numbers.entry(batch.chain).or_default();
+                *number = batch.number.max(*number);
+            } else {
+                *written.entry(batch.chain).or_default() += batch.bytes();
+            }
         }
         let synced = !numbers.is_empty();
         let begun = Instant::now();
@@ -298,6 +310,9 @@ impl Writer {
         self.unsynced = if synced { None } else { round.last().map(|batch| batch.chain) };
         self.count(&report);
         (self.on_done)(Completion::Round(report));
+        for (chain, bytes) in written {
+            (self.on_done)(Completion::Written { chain, bytes });
+        }
         for (chain, number) in numbers {
             (self.on_done)(Completion::Durable { chain, number });
         }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::error::Class;
 use crate::ids::{ChainId, Hash, NodeId, StoreIncarnation};
 
+pub mod conformance;
 pub mod group_commit;
 pub mod inspect;
 pub mod keys;
