@@ -473,8 +473,8 @@ fn contradictions(chain: ChainId) -> Vec<(&'static str, WriteBatch)> {
         ("a snapshot above the applied index", {
             WriteBatch { snapshot: Some(snapshot(3, 2)), ..WriteBatch::new(chain) }
         }),
-        ("an installation of what is applied", {
-            WriteBatch { install: Some(snapshot(2, 1)), ..WriteBatch::new(chain) }
+        ("an installation of what is committed", {
+            WriteBatch { install: Some(snapshot(3, 2)), ..WriteBatch::new(chain) }
         }),
     ]
 }

@@ -119,8 +119,12 @@ impl LogShape {
         let mut applied = self.applied;
         if let Some(snapshot) = &batch.install {
             let at = snapshot.position;
-            if at.index <= applied {
-                return Err(format!("snapshot at {} is not above the applied index {applied}", at.index));
+            let floor = promised.commit.max(applied);
+            if at.index <= floor {
+                return Err(format!(
+                    "snapshot at {} is not above what is committed or applied ({floor})",
+                    at.index
+                ));
             }
             (base, end, applied) = (at, at, at.index);
             promised.commit = promised.commit.max(at.index);
