@@ -27,6 +27,9 @@ use crate::storage::{ApplicationWrite, EntryKind, LogEntry, LogReader};
 /// Window records read from the store at a time.
 const RECORDS_PER_READ: usize = 4096;
 
+/// Payload bytes read from the log at a time when entries are applied again.
+const REPLAY_BYTES: u64 = 8 << 20;
+
 /// Parameters of a ledger.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LedgerConfig {
@@ -178,6 +181,31 @@ impl Ledger {
         }
         let proposal = decode_proposal(entry.data.clone()).map_err(|cause| Error::Entry { index, cause })?;
         Ok(self.append(entry, proposal))
+    }
+
+    /// Applies the entries that the log has up to `to` and the ledger has not, and gives each result to `take`: for a
+    /// ledger whose records are behind the replica's applied index. `to` must be committed.
+    ///
+    /// # Errors
+    /// The store's, those of [`Ledger::apply`], or the one of `take`, which ends the replay.
+    pub fn replay<E: From<Error>>(
+        &mut self,
+        reader: &dyn LogReader,
+        chain: ChainId,
+        to: u64,
+        take: &mut dyn FnMut(AppliedEntry) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        while self.tip.log_index < to {
+            let from = self.tip.log_index + 1;
+            let entries = reader.entries(chain, from, to + 1, REPLAY_BYTES).map_err(Error::from)?;
+            if entries.is_empty() {
+                return Err(Error::record("log", format!("entry {from} is missing")).into());
+            }
+            for entry in entries {
+                take(self.apply(&entry)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends what is new in a proposal as the next block.
