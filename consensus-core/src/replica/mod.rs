@@ -617,7 +617,7 @@ impl Replica {
     }
 
     fn ask_reads(&mut self) {
-        if !self.reads.has_parked() || !self.raw.raft.commit_to_current_term() {
+        if !self.reads.has_parked() || self.raw.raft.state != StateRole::Leader {
             return;
         }
         let taken =
@@ -626,6 +626,7 @@ impl Replica {
         let context = self.reads.next_context();
         self.raw.read_index(context);
         self.pin();
+        // Until the leader has committed in its own term the crate drops the question without a word.
         if taken(self) > before {
             self.reads.asked();
         }

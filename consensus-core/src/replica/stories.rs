@@ -739,6 +739,7 @@ fn t22_nothing_disturbs_a_replica_while_a_snapshot_is_on_its_way_to_the_disk() {
     story.event(Event::Applied { index: 0 });
     assert_eq!(story.halted, None);
     assert_eq!(story.installs.len(), 0, "not durable yet");
+    assert_eq!(story.status().role, Role::Follower, "the crate was not called");
     story.persist();
     assert_eq!(story.halted, None);
     assert_eq!((story.installs.len(), story.status().applied), (1, 50));
@@ -751,6 +752,9 @@ fn t22_nothing_disturbs_a_replica_while_a_snapshot_is_on_its_way_to_the_disk() {
     story.persist();
     let acks = story.take_sent(MessageType::MsgAppendResponse);
     assert_eq!((acks.len(), acks[0].index), (1, 50));
+    story.ticks(60);
+    assert_eq!(story.halted, None);
+    assert_eq!(story.status().role, Role::PreCandidate, "elections are possible again");
     story.peer(append(1, 2, 3, (50, 3), &[(51, 3)], 51));
     story.settle();
     assert_eq!(story.status().applied, 51);
