@@ -4,6 +4,7 @@
 //! fresh machine starts at once and can bring what is missing. Everything it learns about a running
 //! cluster it learns from `consensus-cli --json` and from the operating system, as a user would.
 
+mod bench;
 mod ci;
 mod e2e;
 mod interrupt;
@@ -40,6 +41,8 @@ enum Command {
     Tidy,
     /// Runs the simulator: four replicas under one seed, with faults; flags go to `simulate`.
     Sim(sim::Arguments),
+    /// Measures throughput, latency and their ratio to etcd on this machine.
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,5 +65,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Setup => setup::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
         Command::Sim(arguments) => sim::run(&workspace, &arguments),
+        Command::Bench(arguments) => bench::run(&workspace, &arguments),
     }
 }

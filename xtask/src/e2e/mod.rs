@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use self::cli::Cli;
+pub(crate) use self::report::thousands;
 use crate::interrupt::Interrupt;
 use crate::setup;
 use crate::workspace::{self, Workspace};
