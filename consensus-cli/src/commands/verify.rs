@@ -1,0 +1,215 @@
+//! `verify`: everything about a data directory that can be checked without another node.
+//!
+//! Storage: every record's checksum, the log's contiguity and terms, and what must fit together (commit and
+//! applied within the log, the high-water mark, the snapshot). Ledger: numbers, previous hashes, data hashes,
+//! timestamps, the transactions' index and the tip. A finding is an object with `kind` (of storage findings:
+//! `damaged`, `missing`, `gap`, `term`, `relation`, `stray`; of the ledger: `chain`), `at` and `cause`.
+
+use std::io::Write;
+
+use consensus_core::ledger::{self, HashRule};
+use consensus_core::storage::inspect::{self, ChainInspection, FINDINGS_MAX};
+use consensus_core::storage::{Error, rocks::RocksStore};
+use serde::Serialize;
+
+use crate::args::StoreArgs;
+use crate::offline::{self, Store};
+use crate::output::{Verdict, json, text};
+
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    directory: String,
+    clean: bool,
+    /// A process was writing meanwhile; all is as of the moment of opening.
+    in_use: bool,
+    findings_total: u64,
+    /// About the directory as a whole.
+    findings: Vec<Finding>,
+    chains: Vec<Chain>,
+}
+
+#[derive(Serialize)]
+struct Chain {
+    identity: Option<json::Identity>,
+    checked: Checked,
+    findings_total: u64,
+    /// The first of them.
+    findings: Vec<Finding>,
+}
+
+#[derive(Default, Serialize)]
+struct Checked {
+    entries: u64,
+    log_bytes: u64,
+    application_records: u64,
+    blocks: u64,
+    transactions: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    kind: String,
+    at: String,
+    cause: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the directory cannot be opened for another reason than damage.
+pub(crate) fn run(args: &StoreArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let document = match RocksStore::open_read_only(&args.directory) {
+        Err(error) if is_damage(&error) => unopened(args, &error),
+        // Opened again with its chains; the first attempt only tells damage from anything else.
+        _ => verify(&Store::open(&args.directory, args.chain.as_deref())?),
+    };
+    if args.json {
+        json::line(out, &document)?;
+    } else {
+        print(out, &document)?;
+    }
+    Ok(Verdict::finding_if(!document.clean))
+}
+
+/// Whether a directory that does not open is damaged, rather than not readable for us.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Damaged { .. } | Error::Inconsistent(_) => true,
+        Error::Engine { cause, .. } => cause.contains("Corruption"),
+        _ => false,
+    }
+}
+
+fn unopened(args: &StoreArgs, error: &Error) -> Document {
+    let at = args.directory.display().to_string();
+    let finding = Finding { kind: "damaged".to_owned(), at: at.clone(), cause: error.to_string() };
+    Document {
+        schema: "consensus-cli/verify/1",
+        directory: at,
+        clean: false,
+        in_use: false,
+        findings_total: 1,
+        findings: vec![finding],
+        chains: Vec::new(),
+    }
+}
+
+fn verify(store: &Store) -> Document {
+    let chains: Vec<Chain> = store.chains.iter().map(|chain| verify_chain(store, chain)).collect();
+    let mut findings = Vec::new();
+    if chains.is_empty() {
+        let cause = "there is no chain in it".to_owned();
+        findings.push(Finding { kind: "missing".to_owned(), at: store.shown(), cause });
+    }
+    let findings_total = findings.len() as u64 + chains.iter().map(|chain| chain.findings_total).sum::<u64>();
+    Document {
+        schema: "consensus-cli/verify/1",
+        directory: store.shown(),
+        clean: findings_total == 0,
+        in_use: store.reader.beside_writer(),
+        findings_total,
+        findings,
+        chains,
+    }
+}
+
+fn verify_chain(store: &Store, chain: &ChainInspection) -> Chain {
+    let storage = inspect::verify_chain(&*store.reader, chain.chain);
+    let mut verified = Chain {
+        identity: offline::identity(chain),
+        checked: Checked {
+            entries: storage.entries,
+            log_bytes: storage.log_bytes,
+            application_records: storage.application_records,
+            ..Checked::default()
+        },
+        findings_total: storage.findings_total,
+        findings: storage
+            .findings
+            .into_iter()
+            .map(|finding| Finding { kind: kind(finding.kind), at: finding.key, cause: finding.cause })
+            .collect(),
+    };
+    verify_ledger(store, chain, &mut verified);
+    verified
+}
+
+fn verify_ledger(store: &Store, chain: &ChainInspection, verified: &mut Chain) {
+    let Some(genesis) = chain.identity.present().map(|identity| identity.genesis_hash) else { return };
+    let name = offline::name(chain);
+    let mut findings_total = 0;
+    let findings = &mut verified.findings;
+    let mut add = |height: u64, cause: String| {
+        findings_total += 1;
+        if findings.len() < 2 * FINDINGS_MAX {
+            findings.push(Finding {
+                kind: "chain".to_owned(),
+                at: format!("block {height} of chain {name}"),
+                cause,
+            });
+        }
+    };
+    let outcome = ledger::verify_chain(
+        &*store.reader,
+        chain.chain,
+        genesis,
+        HashRule::default(),
+        0..u64::MAX,
+        &mut |finding| {
+            let ledger::Finding { height, what, expected, found } = finding;
+            add(height, format!("{what} is {found}, expected {expected}"));
+        },
+    );
+    match outcome {
+        Ok(checked) => {
+            verified.checked.blocks = checked.blocks;
+            verified.checked.transactions = checked.transactions;
+        }
+        Err(error) => add(0, format!("the check of the chain ended: {error}")),
+    }
+    verified.findings_total += findings_total;
+}
+
+/// The kind's name as it is in JSON everywhere.
+fn kind(kind: inspect::FindingKind) -> String {
+    match serde_json::to_value(kind) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => format!("{kind:?}").to_lowercase(),
+    }
+}
+
+fn print(out: &mut dyn Write, document: &Document) -> std::io::Result<()> {
+    for finding in document.findings.iter().chain(document.chains.iter().flat_map(|chain| &chain.findings)) {
+        writeln!(out, "{:<8} {}: {}", finding.kind, finding.at, finding.cause)?;
+    }
+    let shown: usize =
+        document.chains.iter().map(|chain| chain.findings.len()).sum::<usize>() + document.findings.len();
+    if document.findings_total > shown as u64 {
+        writeln!(out, "and {} more", document.findings_total - shown as u64)?;
+    }
+    for chain in &document.chains {
+        let Checked { entries, log_bytes, application_records, blocks, transactions } = &chain.checked;
+        let name = chain.identity.as_ref().map_or("unknown", |identity| &identity.chain);
+        writeln!(
+            out,
+            "chain {name}: {} entries ({}), {} blocks with {} transactions, {} records: {}",
+            text::thousands(*entries),
+            text::size(*log_bytes),
+            text::thousands(*blocks),
+            text::thousands(*transactions),
+            text::thousands(*application_records),
+            verdict(chain.findings_total),
+        )?;
+    }
+    let in_use = if document.in_use { " (in use; as of the moment of opening)" } else { "" };
+    writeln!(out, "{}: {}{in_use}", document.directory, verdict(document.findings_total))
+}
+
+fn verdict(findings: u64) -> String {
+    match findings {
+        0 => "clean".to_owned(),
+        1 => "1 finding".to_owned(),
+        _ => format!("{} findings", text::thousands(findings)),
+    }
+}
