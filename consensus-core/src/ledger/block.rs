@@ -10,7 +10,7 @@
 //! | 0..16  | the ASCII text `consensus/block1`      |
 //! | 16..24 | number, big-endian                     |
 //! | 24..56 | previous hash                          |
-//! | 56..88 | data hash, see [`proof`] |
+//! | 56..88 | data hash, see [`proof`]              |
 //! | 88..96 | timestamp in milliseconds, big-endian  |
 //!
 //! **Genesis hash**, the previous hash of block 1: SHA-256 over the ASCII text `consensus/genes1`, one
