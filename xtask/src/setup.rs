@@ -53,6 +53,14 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Toolchain> {
     if let Ok(found) = find() {
         return Ok(found);
     }
+    if let Some(named) = std::env::var_os("LIBCLANG_PATH")
+        && find_libclang().is_none()
+    {
+        bail!(
+            "LIBCLANG_PATH is {}, where there is no libclang: correct or unset it",
+            Path::new(&named).display()
+        );
+    }
     let missing = missing();
     let packages = missing.iter().map(|part| part.debian_package).collect::<Vec<_>>();
     let names = missing.iter().map(|part| part.name).collect::<Vec<_>>().join(" and ");

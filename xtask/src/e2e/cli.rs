@@ -78,6 +78,12 @@ impl Status {
         let ready = self.nodes.iter().all(|node| node.ready) && self.findings.is_empty();
         self.leader.as_ref().filter(|_| ready).map(|leader| leader.node_id)
     }
+
+    /// Why a chain has halted, if one has.
+    pub(crate) fn halt_reason(&self) -> Option<String> {
+        let halted = self.nodes.iter().flat_map(|node| &node.chains).find(|chain| chain.state == "halted");
+        halted.map(|chain| format!("halted: {}", chain.halt_reason))
+    }
 }
 
 /// Who leads.
@@ -96,6 +102,8 @@ pub(crate) struct NodeStatus {
 /// One chain on a node.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct ChainStatus {
+    pub(crate) state: String,
+    pub(crate) halt_reason: String,
     pub(crate) first_index: u64,
     pub(crate) last_index: u64,
     pub(crate) height: u64,

@@ -52,6 +52,8 @@ pub(crate) struct Arguments {
 enum Scenario {
     /// Restarts a node with a long log: time until it serves, memory
     Restart(scenarios::restart::Options),
+    /// Makes the mistakes that people make, and checks what they are told
+    Mistakes(scenarios::mistakes::Options),
 }
 
 /// What every scenario stands on.
@@ -144,17 +146,20 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let no_build = match &arguments.scenario {
         None => arguments.no_build,
         Some(Scenario::Restart(options)) => options.no_build,
+        Some(Scenario::Mistakes(options)) => options.no_build,
     };
     let stage = Stage::build(workspace, Profile::Dev, no_build)?;
     match &arguments.scenario {
         None => scenarios::default::run(&stage, &arguments.default),
         Some(Scenario::Restart(options)) => scenarios::restart::run(&stage, options),
+        Some(Scenario::Mistakes(options)) => scenarios::mistakes::run(&stage, options),
     }
 }
 
-/// What continuous integration runs: the default scenario once, all nodes killed once.
+/// What continuous integration runs: the default scenario once, all nodes killed once, the mistakes.
 pub(crate) fn smoke(workspace: &Workspace) -> Result<()> {
     let stage = Stage::build(workspace, Profile::Dev, false)?;
     scenarios::default::run(&stage, &scenarios::default::Options::one_round(false))?;
-    scenarios::default::run(&stage, &scenarios::default::Options::one_round(true))
+    scenarios::default::run(&stage, &scenarios::default::Options::one_round(true))?;
+    scenarios::mistakes::run(&stage, &scenarios::mistakes::Options { seed: None, no_build: true })
 }
