@@ -1,1 +1,155 @@
-fn main() {}
+//! Runs seeds of the simulator.
+//!
+//! `simulate --seeds 200` runs the seeds 0 to 199 on all cores and ends with a summary; the first violation
+//! is printed with its seed, its configuration and the last steps, and the exit code is 1.
+//! `simulate --seed 17` repeats one seed and prints its trace hash; `--verbose` prints each of its steps.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use consensus_core::sim::{Counters, Failure, Mutant, Options, Swarm, run};
+
+/// Runs a simulated cluster under many seeds and checks its safety and recovery.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+    /// Run only this seed and print its trace hash.
+    #[arg(long, conflicts_with_all = ["seeds", "start", "minutes"])]
+    seed: Option<u64>,
+    /// Print every step of the seed.
+    #[arg(long, requires = "seed")]
+    verbose: bool,
+    /// Run new seeds for so many minutes instead of a number of them.
+    #[arg(long, conflicts_with = "seeds")]
+    minutes: Option<u64>,
+    /// Threads; by default one for each core.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Break a rule (only in a build with the feature `mutants`).
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Go on after a violation, and print only the first lines of each.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let mutant = arguments.mutant.as_deref().map(find_mutant).transpose()?;
+    match arguments.seed {
+        Some(seed) => Ok(run_one(Options { seed, mutant, verbose: arguments.verbose })),
+        None => run_many(&arguments, mutant),
+    }
+}
+
+fn find_mutant(name: &str) -> Result<Mutant> {
+    Mutant::by_name(name).with_context(|| {
+        let known: Vec<&str> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+        format!("no mutant {name} in this build, there are [{}]", known.join(", "))
+    })
+}
+
+fn run_one(options: Options) -> ExitCode {
+    println!("{}", Swarm::derive(options.seed));
+    let report = run(options);
+    println!("{}", report.counters);
+    println!("trace {:032x}", report.trace);
+    match report.failure {
+        None => ExitCode::SUCCESS,
+        Some(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What all threads share.
+struct Shared {
+    next: AtomicU64,
+    end: u64,
+    deadline: Option<Instant>,
+    stop: AtomicBool,
+    keep_going: bool,
+    mutant: Option<Mutant>,
+    results: Mutex<Results>,
+}
+
+#[derive(Default)]
+struct Results {
+    seeds: u64,
+    counters: Counters,
+    failures: Vec<Failure>,
+}
+
+fn run_many(arguments: &Arguments, mutant: Option<Mutant>) -> Result<ExitCode> {
+    let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = arguments.threads.unwrap_or_else(cores).max(1);
+    let began = Instant::now();
+    let shared = Shared {
+        next: AtomicU64::new(arguments.start),
+        end: if arguments.minutes.is_some() { u64::MAX } else { arguments.start + arguments.seeds },
+        deadline: arguments.minutes.map(|minutes| began + Duration::from_secs(60 * minutes)),
+        stop: AtomicBool::new(false),
+        keep_going: arguments.keep_going,
+        mutant,
+        results: Mutex::default(),
+    };
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| work(&shared));
+        }
+    });
+    let results = shared.results.into_inner().context("a thread of the simulator panicked")?;
+    print_results(&results, began.elapsed(), threads, arguments.keep_going);
+    Ok(if results.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn work(shared: &Shared) {
+    loop {
+        let late = shared.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let seed = shared.next.fetch_add(1, Ordering::Relaxed);
+        if late || seed >= shared.end || shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let report = run(Options { seed, mutant: shared.mutant, verbose: false });
+        let mut results = shared.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.seeds += 1;
+        results.counters.add(&report.counters);
+        if let Some(failure) = report.failure {
+            shared.stop.store(!shared.keep_going, Ordering::Relaxed);
+            results.failures.push(failure);
+        }
+    }
+}
+
+fn print_results(results: &Results, elapsed: Duration, threads: usize, keep_going: bool) {
+    let seconds = elapsed.as_secs_f64();
+    println!("{}", results.counters);
+    println!(
+        "{} seeds in {seconds:.1} s on {threads} threads: {:.0} seeds/min, {:.0} steps/s, {} failed",
+        results.seeds,
+        60.0 * results.seeds as f64 / seconds,
+        results.counters.steps as f64 / seconds,
+        results.failures.len()
+    );
+    let mut failures: Vec<&Failure> = results.failures.iter().collect();
+    failures.sort_by_key(|failure| failure.swarm.seed);
+    for failure in failures {
+        if keep_going {
+            println!("VIOLATED in seed {}: {}", failure.swarm.seed, failure.violation);
+        } else {
+            println!("{failure}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! A node's disk and writer: batches become durable in their order, in groups, after some time.
+//!
+//! The writer takes all batches that are waiting, writes them as a group and syncs once if any of them asks
+//! for it; what is written without a sync becomes durable with the next one. A crash keeps everything that
+//! was synced and a random prefix of the rest, in flight or not. Beside the store the disk keeps an image of
+//! what is durable; a reopened store must equal it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::image::{EntryDigest, LogImage};
+use super::invariants::{Promises, Violation};
+use super::mutant::Mutant;
+use super::rng::{Rng, Stream};
+use super::swarm::Latencies;
+use crate::ids::ChainId;
+use crate::storage::memory::MemoryStore;
+use crate::storage::{HardState, LogReader, LogWriter, WriteBatch};
+
+/// Time of a write without a sync.
+const UNSYNCED_US: u64 = 20;
+
+/// A batch on its way to the disk.
+#[derive(Debug)]
+pub struct Write {
+    batch: WriteBatch,
+    digests: Vec<EntryDigest>,
+    height: Option<u64>,
+    answer: Option<Completion>,
+}
+
+/// What the writer reports of a batch when it is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Completion {
+    /// A round of the replica.
+    Persisted {
+        /// Its number.
+        number: u64,
+    },
+    /// The application's records of a snapshot.
+    Installed {
+        /// The snapshot's index.
+        index: u64,
+    },
+}
+
+impl Write {
+    /// A round of the replica with the digests of its entries. If it is synced and `answered`, its
+    /// durability is reported.
+    pub fn of_replica(batch: WriteBatch, digests: Vec<EntryDigest>, answered: bool) -> Self {
+        let answer = (batch.sync && answered).then_some(Completion::Persisted { number: batch.number });
+        Self { digests, batch, height: None, answer }
+    }
+
+    /// What the replica waits for, if anything.
+    pub fn awaited(&self) -> Option<Completion> {
+        self.batch.sync.then_some(Completion::Persisted { number: self.batch.number })
+    }
+
+    /// Records of the application that stands at `height` with them.
+    pub fn of_application(batch: WriteBatch, height: u64, answer: Option<Completion>) -> Self {
+        Self { digests: Vec::new(), batch, height: Some(height), answer }
+    }
+}
+
+/// Result of a crash.
+#[derive(Clone, Copy, Debug)]
+pub struct Wreck {
+    /// Batches that were not synced and are there.
+    pub kept: usize,
+    /// Batches that are gone.
+    pub lost: usize,
+}
+
+/// One node's disk.
+#[derive(Debug)]
+pub struct Disk {
+    chain: ChainId,
+    store: Arc<MemoryStore>,
+    latencies: Latencies,
+    latency: Rng,
+    stall: Rng,
+    crash: Rng,
+    mutant: Option<Mutant>,
+    quiet: bool,
+    waiting: VecDeque<Write>,
+    in_flight: usize,
+    unsynced: VecDeque<Write>,
+    durable: LogImage,
+    /// What was reported durable, true or not.
+    promised: Promises,
+    late_promises: Option<HardState>,
+    syncs: u64,
+}
+
+impl Disk {
+    /// A disk with a store in which the chain exists.
+    pub fn new(
+        seed: u64,
+        node: u64,
+        chain: ChainId,
+        store: Arc<MemoryStore>,
+        latencies: &Latencies,
+        mutant: Option<Mutant>,
+    ) -> Self {
+        Self {
+            chain,
+            store,
+            latencies: latencies.clone(),
+            latency: Rng::new(seed, Stream::DiskLatency, node),
+            stall: Rng::new(seed, Stream::DiskStall, node),
+            crash: Rng::new(seed, Stream::DiskCrash, node),
+            mutant,
+            quiet: false,
+            waiting: VecDeque::new(),
+            in_flight: 0,
+            unsynced: VecDeque::new(),
+            durable: LogImage::default(),
+            promised: Promises::default(),
+            late_promises: None,
+            syncs: 0,
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<MemoryStore> {
+        &self.store
+    }
+
+    /// What is durable.
+    pub fn durable(&self) -> &LogImage {
+        &self.durable
+    }
+
+    /// What was reported durable.
+    pub fn promised(&self) -> Promises {
+        self.promised
+    }
+
+    /// How many syncs there were.
+    pub fn syncs(&self) -> u64 {
+        self.syncs
+    }
+
+    /// Ends stalls for ever.
+    pub fn quieten(&mut self) {
+        self.quiet = true;
+    }
+
+    /// Takes a batch; if the writer was idle, the time until it is done with a group that begins now.
+    pub fn submit(&mut self, write: Write) -> Option<u64> {
+        self.waiting.push_back(write);
+        if self.in_flight == 0 { self.begin() } else { None }
+    }
+
+    /// Promises a batch that is not written yet, as a broken rule does.
+    pub fn promise_early(&mut self) {
+        if let Some(write) = self.waiting.back() {
+            fold(&mut self.promised, write);
+        }
+    }
+
+    fn begin(&mut self) -> Option<u64> {
+        self.in_flight = self.waiting.len();
+        if self.in_flight == 0 {
+            return None;
+        }
+        if !self.waiting.iter().any(|write| write.batch.sync) {
+            return Some(UNSYNCED_US);
+        }
+        let mut time_us = self.latencies.sync_min_us + self.latency.exponential(self.latencies.sync_mean_us);
+        let stalls = self.stall.chance(self.latencies.stall);
+        let stall_us = self.stall.below(self.latencies.stall_max_us);
+        if stalls && !self.quiet {
+            time_us += stall_us;
+        }
+        Some(time_us)
+    }
+
+    /// The group in flight is done: what to report, and the time until the next group is done.
+    ///
+    /// # Errors
+    /// A batch that the store or the image refuses.
+    pub fn complete(&mut self) -> Result<(Vec<Completion>, Option<u64>), Violation> {
+        let mut completions = Vec::new();
+        let group: Vec<Write> = self.waiting.drain(..self.in_flight).collect();
+        let synced = group.iter().any(|write| write.batch.sync);
+        if synced {
+            self.unsynced.iter().chain(&group).for_each(|write| fold(&mut self.promised, write));
+        }
+        for mut write in group {
+            self.keep_back_promises(&mut write.batch);
+            self.store_unsynced(&write)?;
+            completions.extend(write.answer);
+            self.unsynced.push_back(write);
+        }
+        if synced && !self.mutant.is_some_and(Mutant::never_syncs) {
+            self.sync()?;
+        }
+        Ok((completions, self.begin()))
+    }
+
+    fn sync(&mut self) -> Result<(), Violation> {
+        self.syncs += 1;
+        self.store.sync_oldest(self.unsynced.len());
+        while let Some(write) = self.unsynced.pop_front() {
+            self.settle(&write)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, write: &Write) -> Result<(), Violation> {
+        let followed = self.durable.write(&write.batch, &write.digests);
+        followed.map_err(|how| Violation::new("S9 log", format!("n{}: {how}", self.owner())))
+    }
+
+    fn store_unsynced(&self, write: &Write) -> Result<(), Violation> {
+        let written = self.store.write_unsynced(std::slice::from_ref(&write.batch));
+        written.map_err(|error| Violation::new("S9 log", format!("n{}: {error}", self.owner())))
+    }
+
+    fn owner(&self) -> String {
+        let owner = self.store.durable_view(self.chain, |image| image.identity().node_id.to_string());
+        owner.unwrap_or_default()
+    }
+
+    /// A broken rule: the promises of a batch that has nothing else come with the next batch.
+    fn keep_back_promises(&mut self, batch: &mut WriteBatch) {
+        if !self.mutant.is_some_and(Mutant::keeps_votes_back) {
+            return;
+        }
+        if batch.hard_state.is_some() {
+            self.late_promises = None;
+        }
+        if batch.sync && batch.entries.is_empty() && batch.install.is_none() {
+            self.late_promises = batch.hard_state.take();
+        }
+    }
+
+    /// The machine loses its power or the process dies. The store can be opened again.
+    ///
+    /// # Errors
+    /// A batch that the store or the image refuses.
+    pub fn crash(&mut self) -> Result<Wreck, Violation> {
+        while let Some(mut write) = self.waiting.pop_front() {
+            self.keep_back_promises(&mut write.batch);
+            self.store_unsynced(&write)?;
+            self.unsynced.push_back(write);
+        }
+        self.in_flight = 0;
+        self.late_promises = None;
+        let all = self.unsynced.len();
+        let kept = match self.crash.below(4) {
+            0 => 0,
+            1 => all,
+            _ => self.crash.below(all as u64 + 1) as usize,
+        };
+        for write in self.unsynced.drain(..kept).collect::<Vec<_>>() {
+            self.settle(&write)?;
+        }
+        self.unsynced.clear();
+        self.store.crash(kept);
+        Ok(Wreck { kept, lost: all - kept })
+    }
+
+    /// Whether the store shows after a crash what the image says; `height` is the application's. What is
+    /// there is promised from now on.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn check_reopened(&mut self, height: u64) -> Result<(), Violation> {
+        let refused = |detail: String| Violation::new("S9 log", detail);
+        let state = self.store.open_chain(self.chain).map_err(|error| refused(error.to_string()))?;
+        let mut found = LogImage::new(state.truncated, state.hard_state, state.applied.index);
+        let (from, to) = (state.truncated.index + 1, state.last.index + 1);
+        let entries = self.store.entries(self.chain, from, to, u64::MAX).map_err(|error| refused(error.to_string()))?;
+        entries.iter().for_each(|entry| found.push(EntryDigest::of(entry)));
+        self.durable.settle();
+        if found != self.durable {
+            let (base, last) = (self.durable.base(), self.durable.last());
+            return Err(refused(format!(
+                "n{}: the store has {:?}..={} {:?}, durable is {base:?}..={last} {:?}",
+                self.owner(),
+                found.base(),
+                found.last(),
+                found.hard_state(),
+                self.durable.hard_state(),
+            )));
+        }
+        self.promised = Promises { hard_state: state.hard_state, applied: state.applied.index, height };
+        Ok(())
+    }
+}
+
+/// Adds a batch to what is promised.
+fn fold(promised: &mut Promises, write: &Write) {
+    let batch = &write.batch;
+    if let Some(snapshot) = &batch.install {
+        promised.applied = snapshot.position.index;
+    }
+    if let Some(hard_state) = batch.hard_state {
+        promised.hard_state = hard_state;
+    }
+    if let Some(applied) = &batch.applied {
+        promised.applied = applied.index;
+    }
+    if let Some(height) = write.height {
+        promised.height = height;
+    }
+}

@@ -1,0 +1,86 @@
+//! What must hold in every run: one property a file, each with its source.
+//!
+//! The cluster tells the checks what it sees; a check answers with a [`Violation`] at the first
+//! contradiction. All of them take constant time per observation (amortised).
+
+mod acknowledged_once;
+mod apply_order;
+mod durable_quorum;
+mod fresh_reads;
+mod monotonic;
+mod one_content_per_position;
+mod one_leader_per_term;
+mod one_vote_per_term;
+
+use std::fmt;
+
+pub use acknowledged_once::{Acknowledgement, AcknowledgedOnce};
+pub use apply_order::ApplyOrder;
+pub use durable_quorum::DurableQuorum;
+pub use fresh_reads::FreshReads;
+pub use monotonic::{Monotonic, Promises};
+pub use one_content_per_position::{CanonicalBlock, OneContentPerPosition};
+pub use one_leader_per_term::OneLeaderPerTerm;
+pub use one_vote_per_term::OneVotePerTerm;
+
+/// Something that must never be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which property: its number in the list of properties and its name.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Violation {
+    /// A violation.
+    pub fn new(invariant: &'static str, detail: impl Into<String>) -> Self {
+        Self { invariant, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.detail)
+    }
+}
+
+/// What a check answers.
+pub type Verdict = Result<(), Violation>;
+
+/// All checks of a run.
+#[derive(Debug)]
+pub struct Invariants {
+    /// S1.
+    pub one_leader_per_term: OneLeaderPerTerm,
+    /// S4.
+    pub one_content_per_position: OneContentPerPosition,
+    /// S5.
+    pub durable_quorum: DurableQuorum,
+    /// S7.
+    pub monotonic: Monotonic,
+    /// S8.
+    pub one_vote_per_term: OneVotePerTerm,
+    /// S10.
+    pub apply_order: ApplyOrder,
+    /// S14.
+    pub fresh_reads: FreshReads,
+    /// P4.
+    pub acknowledged_once: AcknowledgedOnce,
+}
+
+impl Invariants {
+    /// For a cluster of this many nodes, all voters.
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            one_leader_per_term: OneLeaderPerTerm::default(),
+            one_content_per_position: OneContentPerPosition::default(),
+            durable_quorum: DurableQuorum::new(nodes),
+            monotonic: Monotonic::new(nodes),
+            one_vote_per_term: OneVotePerTerm::default(),
+            apply_order: ApplyOrder::new(nodes),
+            fresh_reads: FreshReads::default(),
+            acknowledged_once: AcknowledgedOnce::default(),
+        }
+    }
+}

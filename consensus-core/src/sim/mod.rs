@@ -1,0 +1,34 @@
+//! The deterministic simulator: a whole cluster under one seed.
+//!
+//! The replicas, the ledger and the rules are those of production; network, disk, time, clients and faults
+//! are simulated ([`network`], [`disk`], [`schedule`], [`clients`], `faults`). A seed stands for a printed
+//! configuration ([`swarm`]) and decides everything else, so a failure is repeated by its seed alone. After
+//! every step the safety properties are checked ([`invariants`]), at the end the recovery. [`run`] runs one
+//! seed; the binary `simulate` runs many.
+//!
+//! Not here yet: membership changes, disk errors and corruption, lost stores, a controller as application.
+
+pub mod application;
+pub mod clients;
+pub mod cluster;
+pub mod disk;
+mod faults;
+mod hash_chain;
+pub mod image;
+pub mod invariants;
+mod liveness;
+pub mod mutant;
+pub mod network;
+pub mod node;
+pub mod report;
+pub mod rng;
+mod rounds;
+pub mod schedule;
+pub mod swarm;
+pub mod trace;
+mod work;
+
+pub use cluster::{Options, run};
+pub use mutant::Mutant;
+pub use report::{Counters, Failure, Report};
+pub use swarm::Swarm;

@@ -1,0 +1,266 @@
+//! A node's driver: one round, and what becomes of its effects.
+//!
+//! Effects are performed one after the other, and after each of them the node may crash: what was sent is
+//! out, what was handed over is in hand, and the rest is lost.
+
+use super::cluster::{Cluster, Happening, Process};
+use super::disk::Write;
+use super::image::EntryDigest;
+use super::invariants::{Verdict, Violation};
+use super::mutant::Mutant;
+use super::node::{Question, Task};
+use super::schedule::MILLISECOND;
+use super::swarm::Boundary;
+use super::trace::{MessageDigest, Step};
+use crate::ids::{NodeId, Ticket};
+use crate::replica::eraftpb::MessageType;
+use crate::replica::{CommittedEntry, Effect, Message, Outcome, PeerReport, Report, Role};
+use crate::storage::{LogEntry, WriteBatch};
+
+impl Cluster {
+    /// One round of a node's driver.
+    pub(super) fn round(&mut self, process: Process) -> Verdict {
+        let now_us = self.schedule.now_us();
+        let Process { node, incarnation } = process;
+        let Some(running) = self.nodes[node].running_as(incarnation) else { return Ok(()) };
+        if running.busy_until_us > now_us {
+            // The process was stopped after this round was scheduled.
+            let at_us = running.busy_until_us;
+            self.schedule.at(at_us, Happening::Round(process));
+            return Ok(());
+        }
+        running.round_due = false;
+        running.round();
+        running.busy_until_us = now_us + self.rounds[node].exponential(self.swarm.latencies.round_mean_us);
+        let mut effects = std::mem::take(&mut running.effects);
+        self.counters.rounds += 1;
+        self.check_round(node)?;
+        for effect in effects.drain() {
+            let boundary = self.perform(process, effect)?;
+            if self.crashes_at(node, boundary) {
+                return self.crash(node, boundary.as_str());
+            }
+        }
+        if let Some(running) = self.nodes[node].running.as_mut() {
+            running.effects = effects;
+        }
+        Ok(())
+    }
+
+    /// What must hold after a round, before any of its effects.
+    fn check_round(&mut self, node: usize) -> Verdict {
+        let id = node as u64 + 1;
+        let incarnation = self.nodes[node].incarnation;
+        let Some(running) = self.nodes[node].running.as_ref() else { return Ok(()) };
+        let status = &running.status;
+        if let Some(reason) = &status.halted {
+            return Err(Violation::new("S17 no halt without a cause", format!("n{id}: {reason}")));
+        }
+        let (leads, term, commit) = (status.role == Role::Leader, status.term, status.commit);
+        self.invariants.monotonic.observe(node, running.promises())?;
+        if leads {
+            self.invariants.one_leader_per_term.leads(id, incarnation, term)?;
+        }
+        while self.invariants.one_content_per_position.committed() < commit {
+            let index = self.invariants.one_content_per_position.committed() + 1;
+            let Some(digest) = self.nodes[node].issued.entry(index) else {
+                let detail = format!("n{id} counts index {index} committed, which it does not have");
+                return Err(Violation::new("S5 durable quorum", detail));
+            };
+            let images = self.nodes.iter().map(|node| node.disk.durable());
+            self.invariants.durable_quorum.commits(id, index, digest, images)?;
+            self.invariants.one_content_per_position.commit(digest);
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, process: Process, effect: Effect) -> Result<Boundary, Violation> {
+        let node = process.node;
+        match effect {
+            Effect::Send { messages } => self.send(process, messages),
+            Effect::Persist { batch } => self.persist(process, batch),
+            Effect::RequestProposal { term, room } => {
+                self.note(node, Step::Request { term, room });
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.pool.open(term, room);
+                }
+                self.propose(node);
+                Ok(Boundary::Other)
+            }
+            Effect::WithdrawRequest => {
+                self.note(node, Step::Withdraw);
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.pool.close();
+                }
+                Ok(Boundary::Other)
+            }
+            Effect::Apply { entries } => self.apply(process, entries),
+            Effect::BuildSnapshot => {
+                self.note(node, Step::BuildSnapshot);
+                self.assign(process, Task::Build);
+                Ok(Boundary::Snapshot)
+            }
+            Effect::InstallSnapshot { snapshot } => {
+                self.note(node, Step::InstallSnapshot { index: snapshot.position.index });
+                self.counters.snapshots_installed += 1;
+                self.invariants.apply_order.installs(node, snapshot.position.index);
+                self.assign(process, Task::Install(Box::new(snapshot)));
+                Ok(Boundary::Snapshot)
+            }
+            Effect::Answer { ticket, outcome } => self.answer(node, ticket, outcome),
+            Effect::Report(report) => self.take_report(node, report),
+            Effect::Halt { reason } => {
+                Err(Violation::new("S17 no halt without a cause", format!("n{}: {reason}", node + 1)))
+            }
+        }
+    }
+
+    fn send(&mut self, process: Process, messages: Vec<Message>) -> Result<Boundary, Violation> {
+        let mut boundary = Boundary::Sent;
+        for message in messages {
+            let kind = message.get_msg_type();
+            let digest = MessageDigest::of(&message);
+            self.note(process.node, Step::Send(digest));
+            self.invariants.one_vote_per_term.sent(&message)?;
+            let leads = matches!(
+                kind,
+                MessageType::MsgAppend
+                    | MessageType::MsgHeartbeat
+                    | MessageType::MsgSnapshot
+                    | MessageType::MsgTimeoutNow
+            );
+            if leads {
+                let check = &mut self.invariants.one_leader_per_term;
+                check.leads(process.node as u64 + 1, process.incarnation, message.term)?;
+            }
+            if kind == MessageType::MsgRequestVoteResponse && !message.reject {
+                boundary = Boundary::VoteSent;
+            } else if kind == MessageType::MsgAppendResponse && !message.reject && boundary == Boundary::Sent {
+                boundary = Boundary::AcceptanceSent;
+            }
+            self.transmit(process, message, digest);
+        }
+        Ok(boundary)
+    }
+
+    fn transmit(&mut self, sender: Process, message: Message, digest: MessageDigest) {
+        let now_us = self.schedule.now_us();
+        let (from, to) = (sender.node, message.to as usize - 1);
+        let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+        let fate = self.network.send(now_us, from, to, snapshot);
+        self.counters.sent += 1;
+        if let Some(at_us) = fate.again_us {
+            self.counters.duplicated += 1;
+            self.schedule.at(at_us, Happening::Arrive { message: Box::new(message.clone()), sender });
+        }
+        if let Some(at_us) = fate.arrives_us {
+            self.schedule.at(at_us, Happening::Arrive { message: Box::new(message), sender });
+            return;
+        }
+        self.counters.lost += 1;
+        self.note(from, Step::Lose(digest));
+        if fate.noticed {
+            let report = if snapshot { PeerReport::SnapshotFailed } else { PeerReport::Unreachable };
+            self.schedule.after(5 * MILLISECOND, Happening::Report { process: sender, peer: to, report });
+        }
+    }
+
+    fn persist(&mut self, process: Process, batch: WriteBatch) -> Result<Boundary, Violation> {
+        let node = process.node;
+        self.note(
+            node,
+            Step::Persist {
+                number: batch.number,
+                sync: batch.sync,
+                first: batch.entries.first().map_or(0, |entry| entry.index),
+                entries: batch.entries.len(),
+                truncate_from: batch.truncate_from,
+            },
+        );
+        if let Some(hard_state) = batch.hard_state {
+            let vote = hard_state.vote.map_or(0, NodeId::get);
+            self.note(node, Step::PersistTerm { term: hard_state.term, vote, commit: hard_state.commit });
+        }
+        let boundary = if batch.snapshot.is_some() || batch.install.is_some() {
+            Boundary::Snapshot
+        } else {
+            Boundary::Persist
+        };
+        if batch.snapshot.is_some() {
+            self.counters.snapshots_built += 1;
+        }
+        let digests = EntryDigest::of_batch(&batch);
+        let issued = self.nodes[node].issued.write(&batch, &digests);
+        issued.map_err(|how| Violation::new("S9 log", format!("n{} hands out: {how}", node + 1)))?;
+        let early = self.mutant.is_some_and(Mutant::acknowledges_early);
+        let write = Write::of_replica(batch, digests, !early);
+        let early = if early { write.awaited() } else { None };
+        self.write(process, write);
+        if let Some(completion) = early {
+            self.nodes[node].disk.promise_early();
+            self.completed(process, completion);
+        }
+        Ok(boundary)
+    }
+
+    fn apply(&mut self, process: Process, entries: Vec<CommittedEntry>) -> Result<Boundary, Violation> {
+        let node = process.node;
+        let id = node as u64 + 1;
+        let first = entries.first().map_or(0, |first| first.entry.index);
+        let last = entries.last().map_or(0, |last| last.entry.index);
+        self.note(node, Step::Apply { first, last });
+        let mut plain: Vec<LogEntry> = Vec::with_capacity(entries.len());
+        for CommittedEntry { entry, .. } in entries {
+            self.invariants.apply_order.applies(node, entry.index)?;
+            let digest = EntryDigest::of(&entry);
+            self.invariants.one_content_per_position.applies(id, entry.index, digest)?;
+            plain.push(entry);
+        }
+        self.assign(process, Task::Apply(plain));
+        Ok(Boundary::Apply)
+    }
+
+    fn answer(&mut self, node: usize, ticket: Ticket, outcome: Outcome) -> Result<Boundary, Violation> {
+        let id = node as u64 + 1;
+        let Some(running) = self.nodes[node].running.as_mut() else { return Ok(Boundary::Other) };
+        let Some(question) = running.answered(ticket) else {
+            return Err(Violation::new("S15 one answer per ticket", format!("n{id} answers {ticket:?} again")));
+        };
+        let application = running.application.index();
+        let (done, index) = match outcome {
+            Outcome::Applied { index, .. } | Outcome::ReadIndex { index } => (true, index),
+            Outcome::Done => (true, 0),
+            Outcome::Failed(_) => (false, 0),
+        };
+        if application < index {
+            let detail = format!("n{id} answers with index {index}, its application has {application}");
+            return Err(Violation::new("S10 apply order", detail));
+        }
+        match question {
+            Question::Proposal(block) => running.pool.answered(&block),
+            Question::Read(least) if done => self.invariants.fresh_reads.answered(id, least, index)?,
+            Question::Read(_) | Question::Control => {}
+        }
+        self.note(node, Step::Answer { ticket: ticket.0, done, index });
+        Ok(Boundary::Other)
+    }
+
+    fn take_report(&mut self, node: usize, report: Report) -> Result<Boundary, Violation> {
+        let step = match report {
+            Report::Leadership { role, term, leader } => {
+                Step::Role { role: role.as_str(), term, leader: leader.map_or(0, NodeId::get) }
+            }
+            Report::GateRefused { from, reason } => {
+                *self.counters.refused.entry(reason).or_default() += 1;
+                Step::Refused { from: from.get(), reason }
+            }
+            Report::StoreBehind { from, claimed, last } => {
+                let detail = format!("n{} has {last}, n{from} knows it to have {claimed}", node + 1);
+                return Err(Violation::new("S6 nothing durable is lost", detail));
+            }
+            Report::Membership { .. } | Report::Removed => Step::Report,
+        };
+        self.note(node, step);
+        Ok(Boundary::Other)
+    }
+}

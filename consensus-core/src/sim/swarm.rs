@@ -1,0 +1,391 @@
+//! The configuration that a seed stands for.
+//!
+//! Each class of faults is on or off with probability one half and then gets an intensity: runs that leave
+//! classes out reach states that runs with everything never reach. Every field is drawn from a stream of
+//! its own. The whole is printed with each failure.
+
+use std::fmt;
+
+use super::rng::{Rng, Stream};
+use super::schedule::{MILLISECOND, SECOND};
+use crate::limits::Limits;
+
+/// Which application the replicas drive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ApplicationKind {
+    /// The simulator's own small chain of hashes.
+    HashChain,
+    /// The ledger that production runs.
+    Ledger,
+}
+
+/// Where a node can crash: right after an effect was performed, or a completion took place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Boundary {
+    /// After sending a granted vote.
+    VoteSent,
+    /// After sending an acceptance of entries.
+    AcceptanceSent,
+    /// After sending anything else.
+    Sent,
+    /// After handing a round to the writer.
+    Persist,
+    /// After a round became durable, before the replica hears of it.
+    Written,
+    /// After handing entries to the application.
+    Apply,
+    /// After the application took entries, before the replica hears of it.
+    Applied,
+    /// After ordering, building or installing a snapshot, or at its compaction.
+    Snapshot,
+    /// After anything else.
+    Other,
+}
+
+impl Boundary {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::VoteSent,
+        Self::AcceptanceSent,
+        Self::Sent,
+        Self::Persist,
+        Self::Written,
+        Self::Apply,
+        Self::Applied,
+        Self::Snapshot,
+        Self::Other,
+    ];
+
+    /// The word for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VoteSent => "vote-sent",
+            Self::AcceptanceSent => "acceptance-sent",
+            Self::Sent => "sent",
+            Self::Persist => "persist",
+            Self::Written => "written",
+            Self::Apply => "apply",
+            Self::Applied => "applied",
+            Self::Snapshot => "snapshot",
+            Self::Other => "other",
+        }
+    }
+
+    /// Crashes in a million at full intensity: rare boundaries get more.
+    const fn parts_max(self) -> u64 {
+        match self {
+            Self::VoteSent => 300_000,
+            Self::Snapshot => 100_000,
+            Self::AcceptanceSent | Self::Sent | Self::Persist | Self::Written => 2_000,
+            Self::Apply | Self::Applied => 4_000,
+            Self::Other => 1_000,
+        }
+    }
+}
+
+/// Messages that are lost, in parts of a million, and so on: the faults of the network.
+#[derive(Clone, Debug)]
+pub struct NetworkFaults {
+    /// Lost messages in a million.
+    pub loss: u32,
+    /// Messages in a million that arrive twice.
+    pub duplicate: u32,
+    /// How long after the first the second copy arrives at most; long ones reach a later incarnation.
+    pub duplicate_after_us: u64,
+    /// Whether messages of one link may overtake each other.
+    pub reorder: bool,
+    /// Mean time between partitions; `None`: none.
+    pub partition_every_us: Option<u64>,
+    /// Mean duration of a partition.
+    pub partition_for_us: u64,
+}
+
+/// The faults of nodes.
+#[derive(Clone, Debug)]
+pub struct NodeFaults {
+    /// Crashes in a million per boundary, in the order of [`Boundary::ALL`].
+    pub boundary_crashes: [u32; Boundary::ALL.len()],
+    /// Mean time between crashes by the clock; `None`: none.
+    pub timed_crash_every_us: Option<u64>,
+    /// Mean time between losses of power of all nodes; `None`: none.
+    pub power_cut_every_us: Option<u64>,
+    /// Mean time that a crashed node is down.
+    pub downtime_us: u64,
+    /// Mean time between pauses of a node; `None`: none.
+    pub pause_every_us: Option<u64>,
+    /// Mean duration of a pause.
+    pub pause_for_us: u64,
+    /// Mean time between transfers of leadership; `None`: none.
+    pub transfer_every_us: Option<u64>,
+    /// Whether clocks run up to a twentieth fast or slow.
+    pub drift: bool,
+}
+
+/// Times of the machines.
+#[derive(Clone, Debug)]
+pub struct Latencies {
+    /// Least time of a message.
+    pub link_min_us: u64,
+    /// Mean time above that.
+    pub link_mean_us: u64,
+    /// Least time of a sync.
+    pub sync_min_us: u64,
+    /// Mean time above that.
+    pub sync_mean_us: u64,
+    /// Syncs in a million that stall.
+    pub stall: u32,
+    /// Longest stall.
+    pub stall_max_us: u64,
+    /// Mean time for the application to take entries.
+    pub apply_mean_us: u64,
+    /// Mean time of one round of the driver: what arrives meanwhile makes the next round.
+    pub round_mean_us: u64,
+}
+
+/// What clients do.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// How many clients, each with one transaction at a time.
+    pub clients: u64,
+    /// Mean pause of a client between two transactions.
+    pub think_us: u64,
+    /// How long a client waits for an answer.
+    pub patience_us: u64,
+    /// Longest payload of a transaction in bytes.
+    pub bytes_max: u64,
+    /// Most transactions of one block.
+    pub block_transactions_max: usize,
+    /// Mean pause between two linearizable reads of a client; `None`: no reads.
+    pub read_every_us: Option<u64>,
+}
+
+/// Everything that a seed decides before the run.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    /// The seed.
+    pub seed: u64,
+    /// Nodes, all voters.
+    pub nodes: u64,
+    /// What they run.
+    pub application: ApplicationKind,
+    /// Length of the safety phase.
+    pub safety_us: u64,
+    /// A tick of the replicas' clocks.
+    pub tick_us: u64,
+    /// Ticks without a leader before an election.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Bounds of the replicas.
+    pub limits: Limits,
+    /// Entries between two snapshots.
+    pub snapshot_every: u64,
+    /// Entries kept behind a snapshot.
+    pub retain: u64,
+    /// Ticks after which a snapshot sent counts as lost.
+    pub snapshot_timeout_ticks: u64,
+    /// Machines.
+    pub latencies: Latencies,
+    /// Network.
+    pub network: NetworkFaults,
+    /// Nodes.
+    pub faults: NodeFaults,
+    /// Clients.
+    pub workload: Workload,
+}
+
+/// Draws fields, each from its own stream.
+struct Fields {
+    seed: u64,
+    field: u64,
+}
+
+impl Fields {
+    fn rng(&mut self) -> Rng {
+        self.field += 1;
+        Rng::new(self.seed, Stream::Swarm, self.field)
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        *self.rng().pick(from)
+    }
+
+    fn between(&mut self, low: u64, high: u64) -> u64 {
+        self.rng().between(low, high)
+    }
+
+    /// A class of faults: on every second time.
+    fn fault(&mut self, low: u64, high: u64) -> Option<u64> {
+        let mut rng = self.rng();
+        rng.coin().then(|| rng.between(low, high))
+    }
+
+    fn coin(&mut self) -> bool {
+        self.rng().coin()
+    }
+}
+
+impl Swarm {
+    /// The configuration of a seed.
+    pub fn derive(seed: u64) -> Self {
+        let mut fields = Fields { seed, field: 0 };
+        let nodes = fields.pick(&[4, 4, 4, 4, 5, 5, 3, 3, 4, 1]);
+        let application = fields.pick(&[ApplicationKind::HashChain, ApplicationKind::Ledger]);
+        let safety_us = fields.between(60, 240) * SECOND;
+        let election_ticks = fields.pick(&[10, 10, 5, 20]);
+        let heartbeat_ticks = fields.pick(&[1, 1, 2]);
+        let limits = derive_limits(&mut fields);
+        let snapshot_every = fields.pick(&[1_000_000, 200, 50, 20, 5]);
+        let retain = fields.pick(&[1000, 100, 20, 5, 0]);
+        Self {
+            seed,
+            nodes,
+            application,
+            safety_us,
+            tick_us: 100 * MILLISECOND,
+            election_ticks,
+            heartbeat_ticks,
+            limits,
+            snapshot_every,
+            retain,
+            snapshot_timeout_ticks: fields.pick(&[30, 100, 300]),
+            latencies: derive_latencies(&mut fields),
+            network: derive_network(&mut fields),
+            faults: derive_faults(&mut fields),
+            workload: derive_workload(&mut fields),
+        }
+    }
+}
+
+fn derive_limits(fields: &mut Fields) -> Limits {
+    let tiny = fields.coin();
+    let entry_bytes_max = fields.pick(&[1_024, 2_048, 16_384]);
+    let inflight = fields.pick(&[1, 2, 16, 64]);
+    let rounds = fields.pick(&[1, 2, 8, 64]);
+    let proposals = fields.pick(&[1, 2, 8, 256]);
+    let append = fields.pick(&[1_024, 4_096, 1 << 20]);
+    let room = fields.pick(&[1, 2, 8]);
+    if !tiny {
+        return Limits { entry_bytes_max: 64 << 10, ..Limits::default() };
+    }
+    Limits {
+        entry_bytes_max,
+        append_bytes_max: append,
+        inflight_appends_max: inflight,
+        uncommitted_bytes_max: entry_bytes_max * room,
+        apply_bytes_max: entry_bytes_max,
+        apply_backlog_bytes_max: entry_bytes_max * room,
+        unpersisted_rounds_max: rounds,
+        unpersisted_bytes_max: entry_bytes_max * room,
+        tail_bytes_max: entry_bytes_max * room,
+        inflight_proposals_max: proposals,
+        pending_reads_max: 8,
+    }
+}
+
+fn derive_latencies(fields: &mut Fields) -> Latencies {
+    Latencies {
+        link_min_us: fields.between(50, 1_000),
+        link_mean_us: fields.pick(&[200, 1_000, 5_000, 30_000]),
+        sync_min_us: fields.between(50, 3_000),
+        sync_mean_us: fields.pick(&[100, 2_000, 10_000, 50_000]),
+        stall: fields.fault(100, 5_000).unwrap_or(0) as u32,
+        stall_max_us: fields.pick(&[500 * MILLISECOND, 3 * SECOND, 10 * SECOND]),
+        apply_mean_us: fields.pick(&[20, 500, 5_000, 100_000]),
+        round_mean_us: fields.pick(&[0, 50, 500, 5_000]),
+    }
+}
+
+fn derive_network(fields: &mut Fields) -> NetworkFaults {
+    NetworkFaults {
+        loss: fields.fault(1_000, 300_000).unwrap_or(0) as u32,
+        duplicate: fields.fault(1_000, 300_000).unwrap_or(0) as u32,
+        duplicate_after_us: fields.pick(&[10 * MILLISECOND, 500 * MILLISECOND, 20 * SECOND]),
+        reorder: fields.coin(),
+        partition_every_us: fields.fault(3, 40).map(|seconds| seconds * SECOND),
+        partition_for_us: fields.pick(&[SECOND, 5 * SECOND, 20 * SECOND]),
+    }
+}
+
+fn derive_faults(fields: &mut Fields) -> NodeFaults {
+    let crashes = fields.coin();
+    let boundary_crashes = Boundary::ALL.map(|boundary| {
+        let parts = fields.fault(boundary.parts_max() / 50, boundary.parts_max()).unwrap_or(0) as u32;
+        if crashes { parts } else { 0 }
+    });
+    NodeFaults {
+        boundary_crashes,
+        timed_crash_every_us: fields.fault(3, 60).map(|seconds| seconds * SECOND),
+        power_cut_every_us: fields.fault(20, 120).map(|seconds| seconds * SECOND),
+        downtime_us: fields.pick(&[50 * MILLISECOND, SECOND, 8 * SECOND]),
+        pause_every_us: fields.fault(5, 60).map(|seconds| seconds * SECOND),
+        pause_for_us: fields.pick(&[500 * MILLISECOND, 3 * SECOND, 15 * SECOND]),
+        transfer_every_us: fields.fault(5, 60).map(|seconds| seconds * SECOND),
+        drift: fields.coin(),
+    }
+}
+
+fn derive_workload(fields: &mut Fields) -> Workload {
+    Workload {
+        clients: fields.between(1, 5),
+        think_us: fields.pick(&[20 * MILLISECOND, 200 * MILLISECOND, SECOND, 5 * SECOND]),
+        patience_us: fields.pick(&[300 * MILLISECOND, SECOND, 5 * SECOND]),
+        bytes_max: fields.pick(&[16, 200, 600]),
+        block_transactions_max: fields.pick(&[1, 4, 100]),
+        read_every_us: fields.fault(100, 5_000).map(|milliseconds| milliseconds * MILLISECOND),
+    }
+}
+
+impl fmt::Display for Swarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {} nodes, {:?}, {} s", self.seed, self.nodes, self.application, self.safety_us / SECOND)?;
+        writeln!(
+            f,
+            "  tick {} ms, election {} ticks, heartbeat {}, snapshot every {} entries, retain {}",
+            self.tick_us / MILLISECOND,
+            self.election_ticks,
+            self.heartbeat_ticks,
+            self.snapshot_every,
+            self.retain
+        )?;
+        writeln!(f, "  {:?}", self.limits)?;
+        writeln!(f, "  {:?}", self.latencies)?;
+        writeln!(f, "  {:?}", self.network)?;
+        writeln!(f, "  {:?}", self.faults)?;
+        write!(f, "  {:?}", self.workload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_of_faults_is_on_in_some_seeds_and_off_in_others() {
+        let swarms: Vec<Swarm> = (0..200).map(Swarm::derive).collect();
+        let share = |what: &str, on: usize| {
+            assert!((20..=180).contains(&on), "{what} is on in {on} of 200 seeds");
+        };
+        let count = |is_on: fn(&Swarm) -> bool| swarms.iter().filter(|swarm| is_on(swarm)).count();
+        share("loss", count(|s| s.network.loss > 0));
+        share("duplication", count(|s| s.network.duplicate > 0));
+        share("reordering", count(|s| s.network.reorder));
+        share("partitions", count(|s| s.network.partition_every_us.is_some()));
+        share("boundary crashes", count(|s| s.faults.boundary_crashes.iter().any(|parts| *parts > 0)));
+        share("timed crashes", count(|s| s.faults.timed_crash_every_us.is_some()));
+        share("power cuts", count(|s| s.faults.power_cut_every_us.is_some()));
+        share("pauses", count(|s| s.faults.pause_every_us.is_some()));
+        share("transfers", count(|s| s.faults.transfer_every_us.is_some()));
+        share("stalls", count(|s| s.latencies.stall > 0));
+        share("reads", count(|s| s.workload.read_every_us.is_some()));
+        share("the hash chain", count(|s| s.application == ApplicationKind::HashChain));
+    }
+
+    #[test]
+    fn the_limits_of_every_seed_are_valid() {
+        for seed in 0..500 {
+            let swarm = Swarm::derive(seed);
+            swarm.limits.validate().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
+    }
+}
