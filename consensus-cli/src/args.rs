@@ -18,10 +18,10 @@ const EXAMPLES: &str = "\
 Examples:
   consensus-cli dump ./data --from 100 --to 120        the log of a stopped, running or killed node
   consensus-cli verify ./data                          exit 1 and one line per finding if it is damaged
-  consensus-cli submit --to 127.0.0.1:7001 'hello'     one transaction, answered when it is in a block
+  consensus-cli submit --to 127.0.0.1:7400 'hello'     one transaction, answered when it is in a block
   seq 1000 | consensus-cli submit --lines -            one transaction per line
   consensus-cli deliver --from oldest --follow         blocks as they come
-  consensus-cli status --nodes n1:7001,n2:7001,n3:7001 one line per node; exit 1 if they disagree
+  consensus-cli status --nodes n1:7400,n2:7400,n3:7400 one line per node; exit 1 if they disagree
 
 Exit codes: 0 fine, 1 something was found or refused, 2 cannot tell (also: wrong usage).
 Nodes may also be given by the environment variable CONSENSUS_NODES.";
@@ -156,7 +156,7 @@ pub(crate) struct NodesArgs {
 }
 
 /// Where a node listens when it is started without a configuration.
-pub(crate) const DEFAULT_NODE: &str = "127.0.0.1:7001";
+pub(crate) const DEFAULT_NODE: &str = "127.0.0.1:7400";
 
 /// When a submission counts as answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -171,8 +171,8 @@ pub(crate) enum Ack {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  consensus-cli submit --to 127.0.0.1:7001 'pay 5 to bob'
-  consensus-cli submit --to n1:7001,n2:7001 --lines payments.txt --receipts receipts.jsonl
+  consensus-cli submit --to 127.0.0.1:7400 'pay 5 to bob'
+  consensus-cli submit --to n1:7400,n2:7400 --lines payments.txt --receipts receipts.jsonl
   generate | consensus-cli submit --lines - --client gen-7 --json
 
 A transaction that is refused for a passing reason, or whose outcome is unknown, is submitted again

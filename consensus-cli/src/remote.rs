@@ -137,14 +137,12 @@ pub(crate) fn explain(address: &Address, status: &Status) -> anyhow::Error {
 
 /// Whether another node may answer where this one did not.
 fn worth_asking_another(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::FailedPrecondition
-    )
+    match code {
+        Code::InvalidArgument | Code::NotFound | Code::Unimplemented | Code::PermissionDenied => false,
+        Code::Unauthenticated | Code::AlreadyExists | Code::OutOfRange => false,
+        // Busy, stopping, halted, without a leader, or without what is asked for: nodes differ in these.
+        _ => true,
+    }
 }
 
 /// Why nobody answered a question.

@@ -87,7 +87,7 @@ fn open_source(args: &SubmitArgs, client: &str) -> anyhow::Result<(Source, Optio
     }
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let metadata = file.metadata().with_context(|| format!("opening {}", path.display()))?;
-    let total = metadata.is_file().then(|| metadata.len());
+    let total = metadata.is_file().then_some(metadata.len());
     Ok((source::lines(file, client.to_owned())?, total))
 }
 

@@ -164,6 +164,8 @@ mod tests {
     fn an_endless_line_is_refused_with_its_number() {
         let endless = (&b"x\n"[..]).chain(std::io::repeat(b'y'));
         let mut lines = Lines { reader: BufReader::new(endless), client: "c".to_owned(), line: 0 };
+        let first = lines.next_chunk().expect("reads").expect("has a line");
+        assert_eq!(first.items.len(), 1);
         let error = lines.next_chunk().expect_err("too long");
         assert_eq!(error.to_string(), "line 2 is longer than 16777216 bytes");
     }
