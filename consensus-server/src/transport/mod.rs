@@ -5,6 +5,14 @@
 //! hot path: a transport takes messages into bounded queues and drops what does not fit, which Raft
 //! repairs.
 
+pub mod book;
+pub(crate) mod connect;
+pub mod forward;
+pub mod handshake;
+pub mod outbox;
+pub mod peer_streams;
+pub mod wire;
+
 use std::sync::Arc;
 
 use consensus_core::ids::{NodeId, StoreIncarnation};

@@ -1,0 +1,175 @@
+//! What the node counts, as typed verbs: a call site says what happened, names and labels are here.
+//!
+//! Series are named `consensus_<subsystem>_<name>_<unit>`, in seconds and bytes; labels are the chain, a
+//! member's id and fixed words. [`Metrics`] owns the registry; [`chain`], [`peer`] and [`ordering`] are the
+//! subsystems. A series whose labels are known at start is created at start, so that it is there with 0.
+
+mod chain;
+mod ordering;
+mod peer;
+
+use std::fmt;
+use std::sync::Mutex;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+pub use chain::ChainMetrics;
+pub use ordering::{Ended, OrderingMetrics};
+pub use peer::{DropCause, PeerMetrics, PeerSeries};
+
+/// All series of the process.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+impl Metrics {
+    /// Only what is known of the process itself.
+    pub fn new(node_id: u64) -> Self {
+        let mut registry = Registry::with_prefix("consensus");
+        let build =
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", node_id.to_string())]);
+        registry.register("build", "The running program", build);
+        let started = Gauge::<i64>::default();
+        started.set(crate::telemetry::unix_time_ms() as i64 / 1000);
+        registry.register("process_start_time_seconds", "Unix time at which the process started", started);
+        Self { registry: Mutex::new(registry) }
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::with_capacity(16 << 10);
+        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        encode(&mut text, &registry).expect("writing into a string does not fail");
+        text
+    }
+
+    fn registry<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// Label `chain`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChainLabel {
+    chain: String,
+}
+
+/// Labels `chain` and `peer`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabel {
+    chain: String,
+    peer: u64,
+}
+
+/// Labels `chain`, `peer` and `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerReasonLabel {
+    chain: String,
+    peer: u64,
+    reason: &'static str,
+}
+
+/// Labels `chain` and `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    chain: String,
+    reason: &'static str,
+}
+
+/// Registers series of one subsystem under one chain.
+struct Subsystem<'a> {
+    registry: &'a mut Registry,
+    label: ChainLabel,
+}
+
+impl<'a> Subsystem<'a> {
+    fn new(registry: &'a mut Registry, name: &'static str, chain: &str) -> Self {
+        Self {
+            registry: registry.sub_registry_with_prefix(name),
+            label: ChainLabel { chain: chain.to_owned() },
+        }
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
+        let family = Family::<ChainLabel, Gauge>::default();
+        self.registry.register(name, help, family.clone());
+        family.get_or_create_owned(&self.label)
+    }
+
+    fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
+        let family = Family::<ChainLabel, Counter>::default();
+        self.registry.register(name, help, family.clone());
+        family.get_or_create_owned(&self.label)
+    }
+
+    /// From 0.1 ms to about 13 s.
+    fn seconds(&mut self, name: &'static str, help: &'static str) -> Histogram {
+        let family: Family<ChainLabel, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 2.0, 18)));
+        self.registry.register(name, help, family.clone());
+        family.get_or_create_owned(&self.label)
+    }
+
+    fn family<L, M>(&mut self, name: &'static str, help: &'static str) -> Family<L, M>
+    where
+        L: Clone + std::hash::Hash + Eq + EncodeLabelSet + fmt::Debug + Send + Sync + 'static,
+        M: prometheus_client::metrics::TypedMetric
+            + prometheus_client::encoding::EncodeMetric
+            + Default
+            + fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let family = Family::<L, M>::default();
+        self.registry.register(name, help, family.clone());
+        family
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::chain::{ChainObserver, PersistStats};
+
+    #[test]
+    fn series_are_there_with_zero_before_anything_happens() {
+        let metrics = Metrics::new(1);
+        let _chain = ChainMetrics::new(&metrics, "main");
+        let text = metrics.encode();
+        assert!(text.contains("consensus_raft_leader_changes_total{chain=\"main\"} 0"), "{text}");
+        assert!(text.contains("consensus_raft_has_leader{chain=\"main\"} 0"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_verb_becomes_a_sample() {
+        let metrics = Metrics::new(1);
+        let chain = ChainMetrics::new(&metrics, "main");
+        chain.persisted(PersistStats { rounds: 3, elapsed: Duration::from_millis(2) });
+        let text = metrics.encode();
+        assert!(
+            text.contains("consensus_storage_persist_duration_seconds_count{chain=\"main\"} 1"),
+            "{text}"
+        );
+        assert!(text.contains("consensus_storage_persisted_rounds_total{chain=\"main\"} 3"), "{text}");
+    }
+}

@@ -1,0 +1,118 @@
+//! Clients: the series of the subsystem `ordering`.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::{Metrics, ReasonLabel, Subsystem};
+
+/// How transactions ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// In the chain.
+    Committed,
+    /// In the chain already before.
+    Duplicate,
+    /// In the leader's queue.
+    Accepted,
+    /// Refused, with the reason's word.
+    Refused(&'static str),
+}
+
+impl Ended {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Duplicate => "duplicate",
+            Self::Accepted => "accepted",
+            Self::Refused(reason) => reason,
+        }
+    }
+}
+
+/// One chain's clients.
+#[derive(Clone, Debug)]
+pub struct OrderingMetrics {
+    chain: String,
+    ended: Family<ReasonLabel, Counter>,
+    committed: Counter,
+    submit_seconds: Histogram,
+    frames_inflight: Gauge,
+    deliver_streams: Gauge,
+    blocks_delivered: Counter,
+    height: Gauge,
+    transactions: Gauge,
+}
+
+impl OrderingMetrics {
+    /// Registers the series. Once for each chain of a process.
+    pub fn new(metrics: &Metrics, chain: &str) -> Self {
+        metrics.registry(|registry| {
+            let mut ledger = Subsystem::new(registry, "ledger", chain);
+            let height = ledger.gauge("height", "Height of the chain on this node");
+            let transactions = ledger.gauge("transactions", "Transactions in the chain on this node");
+            let mut ordering = Subsystem::new(registry, "ordering", chain);
+            let ended: Family<ReasonLabel, Counter> =
+                ordering.family("submissions", "Transactions submitted to this node, by what became of them");
+            let committed =
+                ended.get_or_create_owned(&ReasonLabel { chain: chain.to_owned(), reason: "committed" });
+            Self {
+                chain: chain.to_owned(),
+                ended,
+                committed,
+                submit_seconds: ordering
+                    .seconds("submit_duration_seconds", "From a frame's arrival to its answer"),
+                frames_inflight: ordering.gauge("frames_inflight", "Frames taken and not yet answered"),
+                deliver_streams: ordering.gauge("deliver_streams", "Open streams of blocks"),
+                blocks_delivered: ordering.counter("blocks_delivered", "Blocks written to streams"),
+                height,
+                transactions,
+            }
+        })
+    }
+
+    /// A frame was taken.
+    pub fn frame_began(&self) {
+        self.frames_inflight.inc();
+    }
+
+    /// A frame was answered, or given up, after `elapsed`.
+    pub fn frame_ended(&self, elapsed: Duration) {
+        self.frames_inflight.dec();
+        self.submit_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// What became of a run of transactions.
+    pub fn submitted(&self, ended: Ended, transactions: u64) {
+        if ended == Ended::Committed {
+            self.committed.inc_by(transactions);
+            return;
+        }
+        let label = ReasonLabel { chain: self.chain.clone(), reason: ended.as_str() };
+        self.ended.get_or_create(&label).inc_by(transactions);
+    }
+
+    /// A stream of blocks was opened.
+    pub fn deliver_began(&self) {
+        self.deliver_streams.inc();
+    }
+
+    /// A stream of blocks ended.
+    pub fn deliver_ended(&self) {
+        self.deliver_streams.dec();
+    }
+
+    /// A block was written to a stream.
+    pub fn delivered(&self) {
+        self.blocks_delivered.inc();
+    }
+
+    /// The chain as it is now on this node.
+    pub fn tip(&self, height: u64, transactions: u64) {
+        self.height.set(height as i64);
+        self.transactions.set(transactions as i64);
+    }
+}
