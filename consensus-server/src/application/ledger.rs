@@ -52,6 +52,9 @@ pub struct LedgerOptions {
     pub queue_bytes_max: u64,
     /// How long a submission waits for its outcome before it is answered with `REASON_TIMEOUT`.
     pub submit_timeout: Duration,
+    /// How long a submission that nobody has taken waits for a new leader: long enough to bridge a planned change
+    /// of leader, short enough for a fast failure.
+    pub leader_grace: Duration,
     /// Bytes of recent blocks kept in memory for readers.
     pub recent_bytes_max: u64,
 }
@@ -64,6 +67,7 @@ impl Default for LedgerOptions {
             queue_transactions_max: 50_000,
             queue_bytes_max: 64 << 20,
             submit_timeout: Duration::from_secs(10),
+            leader_grace: Duration::from_millis(200),
             recent_bytes_max: 64 << 20,
         }
     }

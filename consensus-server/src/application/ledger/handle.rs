@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use consensus_core::ids::NodeId;
 use consensus_core::ledger::{self, Block, InclusionProof, LedgerReader, Location, proof};
-use consensus_core::replica::Refusal;
+use consensus_core::replica::{Refusal, Status};
 use consensus_proto::ordering::{Acknowledgement, Outcome, Reason, outcome};
 use consensus_proto::records::{Transaction, TransactionRecord};
 use tokio::sync::{oneshot, watch};
@@ -67,9 +67,11 @@ impl LedgerHandle {
         self.shared.frames.len()
     }
 
-    /// Orders transactions, here if this node leads, else by forwarding the frame to the leader once. The
-    /// outcomes' counts add up to the number of transactions, in their order. Never waits longer than
-    /// [`LedgerOptions::submit_timeout`]; dropping the future gives up the answer, not the transactions.
+    /// Orders transactions, here if this node leads, else by forwarding the frame to the leader. While
+    /// leadership moves and nobody has taken anything of the frame, it is offered again for
+    /// [`LedgerOptions::leader_grace`]. The outcomes' counts add up to the number of transactions, in their order.
+    /// Never waits longer than [`LedgerOptions::submit_timeout`]; dropping the future gives up the answer, not the
+    /// transactions.
     pub async fn submit(&self, submission: Submission) -> Vec<Outcome> {
         let count = submission.transactions.len();
         if count == 0 {
@@ -82,43 +84,52 @@ impl LedgerHandle {
         }
     }
 
+    /// Tries again for a moment while nothing of the frame was taken anywhere and leadership moves.
     async fn submit_until(&self, submission: Submission) -> Vec<Outcome> {
         let Submission { transactions, acknowledgement, hops } = submission;
+        let mut status = self.shared.chain.watch_status();
+        let seen = status.borrow_and_update().clone();
+        if hops > 0 {
+            return self.attempt(&seen, transactions, acknowledgement, hops).await;
+        }
+        let grace = Instant::now() + self.shared.options.leader_grace;
+        let mut seen = seen;
+        loop {
+            let outcomes = self.attempt(&seen, transactions.clone(), acknowledgement, hops).await;
+            if !outcomes.iter().all(is_untouched) {
+                return outcomes;
+            }
+            let news = status.wait_for(|now| {
+                now.halted.is_some()
+                    || (now.leader.is_some() && (now.leader, now.term) != (seen.leader, seen.term))
+            });
+            match timeout_at(grace, news).await {
+                Ok(Ok(now)) => seen = now.clone(),
+                Ok(Err(_)) | Err(_) => return outcomes,
+            }
+        }
+    }
+
+    /// Hands a frame to whoever leads as far as `status` knows.
+    async fn attempt(
+        &self,
+        status: &Status,
+        transactions: Vec<Transaction>,
+        acknowledgement: Acknowledgement,
+        hops: u32,
+    ) -> Vec<Outcome> {
         let count = transactions.len();
-        let chain = &self.shared.chain;
-        let own = chain.identity().node_id;
-        let status = chain.status();
         if status.halted.is_some() {
-            return vec![halted(count, &status)];
+            return vec![halted(count, status)];
         }
         match status.leader {
-            Some(leader) if leader == own => {
-                // Only a frame that may still be forwarded is kept for it.
-                let copy = (hops == 0).then(|| transactions.clone());
-                let outcomes = self.submit_here(transactions, acknowledgement).await;
-                match (copy, self.leader_elsewhere(&outcomes)) {
-                    (Some(transactions), Some(leader)) => {
-                        self.submit_there(leader, transactions, acknowledgement).await
-                    }
-                    _ => outcomes,
-                }
-            }
+            Some(leader) if leader == status.node_id => self.submit_here(transactions, acknowledgement).await,
             Some(leader) if hops == 0 => self.submit_there(leader, transactions, acknowledgement).await,
             Some(leader) => {
                 vec![refused(count, Reason::NotLeader, "this node is not the leader", Some(leader))]
             }
             None => vec![no_leader(count, None)],
         }
-    }
-
-    /// The new leader, if leadership moved away before anything of the frame was proposed.
-    fn leader_elsewhere(&self, outcomes: &[Outcome]) -> Option<NodeId> {
-        let untouched = outcomes.iter().all(|o| match &o.outcome {
-            Some(outcome::Outcome::Refused(r)) => r.reason() == Reason::NotLeader,
-            Some(outcome::Outcome::Committed(_) | outcome::Outcome::Accepted(_)) | None => false,
-        });
-        let chain = &self.shared.chain;
-        chain.status().leader.filter(|leader| untouched && *leader != chain.identity().node_id)
     }
 
     async fn submit_here(
@@ -340,6 +351,14 @@ fn prove(block: &Block, index: u32) -> Option<InclusionProof> {
 
 fn stopping(count: usize) -> Outcome {
     refused(count, Reason::ShuttingDown, "the node is stopping", None)
+}
+
+/// Whether nobody has taken these transactions, so that they may be offered to somebody else.
+fn is_untouched(outcome: &Outcome) -> bool {
+    match &outcome.outcome {
+        Some(outcome::Outcome::Refused(r)) => matches!(r.reason(), Reason::NotLeader | Reason::NoLeader),
+        Some(outcome::Outcome::Committed(_) | outcome::Outcome::Accepted(_)) | None => false,
+    }
 }
 
 fn committed_height(outcome: &Outcome) -> Option<u64> {
