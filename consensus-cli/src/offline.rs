@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use consensus_core::ids::ChainId;
 use consensus_core::ledger::{HashRule, LedgerReader};
+use consensus_core::storage::Error;
 use consensus_core::storage::inspect::{self, ChainInspection, Field};
 use consensus_core::storage::rocks::{RocksReader, RocksStore};
 use serde::Serialize;
@@ -103,6 +104,11 @@ pub(crate) fn heading(chain: &ChainInspection) -> String {
 /// The identity for programs.
 pub(crate) fn identity(chain: &ChainInspection) -> Option<json::Identity> {
     chain.identity.present().map(json::Identity::from)
+}
+
+/// Whether an error tells of damage in the directory, rather than that it cannot be read by us.
+pub(crate) fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Damaged { .. } | Error::Inconsistent(_))
 }
 
 /// Collects what is missing or damaged among the records of a chain.

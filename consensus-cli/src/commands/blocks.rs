@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use consensus_core::ledger;
-use consensus_core::storage;
 
 use crate::args::BlocksArgs;
 use crate::offline::{self, Store};
@@ -46,9 +45,8 @@ pub(crate) fn run(args: &BlocksArgs, out: &mut dyn Write) -> anyhow::Result<Verd
 }
 
 fn is_damage(error: &ledger::Error) -> bool {
-    use storage::Error as Storage;
     match error {
-        ledger::Error::Storage(error) => matches!(error, Storage::Damaged { .. } | Storage::Inconsistent(_)),
+        ledger::Error::Storage(error) => offline::is_damage(error),
         _ => true,
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Entries are read and printed one by one, so the log's length costs time and no memory.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 use consensus_core::storage::inspect::{self, ChainInspection, Field};
 use consensus_core::storage::rocks::RocksReader;
@@ -53,6 +54,8 @@ struct Chain<'a> {
     log: Log,
     problems: Vec<Problem>,
     entries: Entries<'a>,
+    /// Why the entries end before the end of the range; null if they do not.
+    entries_end: EntriesEnd,
 }
 
 /// The end of the built-in ledger; null for a chain of another application.
@@ -89,6 +92,8 @@ impl<'a> Chain<'a> {
         problems.require("high water", &chain.high_water);
         problems.allow("snapshot", &chain.snapshot);
         problems.allow("installing", &chain.installing);
+        problems.allow("first entry", &chain.first_index);
+        problems.allow("last entry", &chain.last_index);
         for (index, start) in &chain.terms {
             problems.allow(&format!("term start {index}"), start);
         }
@@ -99,6 +104,7 @@ impl<'a> Chain<'a> {
                 None
             }
         });
+        let entries = Entries::new(&store.reader, chain, args);
         Self {
             identity: offline::identity(chain),
             hard_state: chain.hard_state.present().map(json::HardState::from),
@@ -114,13 +120,14 @@ impl<'a> Chain<'a> {
             }),
             log: Log {
                 truncated: position(&chain.truncated),
-                first_index: chain.first_index,
-                last_index: chain.last_index,
+                first_index: chain.first_index.present().copied(),
+                last_index: chain.last_index.present().copied(),
                 high_water: position(&chain.high_water),
                 terms: chain.terms.iter().filter_map(|(_, start)| position(start)).collect(),
             },
             problems: problems.0,
-            entries: Entries::new(&store.reader, chain, args),
+            entries_end: entries.end.clone(),
+            entries,
         }
     }
 }
@@ -136,6 +143,17 @@ struct Entries<'a> {
     payloads: bool,
     /// Damaged ones seen while printing.
     damaged: Cell<u64>,
+    end: EntriesEnd,
+}
+
+/// Damage that ends the reading of entries, known once they are printed.
+#[derive(Clone, Default)]
+struct EntriesEnd(Rc<RefCell<Option<String>>>);
+
+impl Serialize for EntriesEnd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.borrow().serialize(serializer)
+    }
 }
 
 impl<'a> Entries<'a> {
@@ -148,16 +166,17 @@ impl<'a> Entries<'a> {
             limit: args.limit.unwrap_or(u64::MAX),
             payloads: args.payloads,
             damaged: Cell::new(0),
+            end: EntriesEnd::default(),
         }
     }
 
-    /// Visits the entries until the visitor breaks or the limit is reached.
+    /// Visits the entries until the visitor breaks, the limit is reached or damage ends it.
     fn visit(&self, mut each: impl FnMut(&Entry) -> ControlFlow<()>) -> StorageResult<()> {
         let mut left = self.limit;
         if left == 0 || self.to.is_some_and(|to| to <= self.from) {
             return Ok(());
         }
-        inspect::scan_log(self.reader, self.chain.chain, self.from, self.to, &mut |scanned| {
+        let outcome = inspect::scan_log(self.reader, self.chain.chain, self.from, self.to, &mut |scanned| {
             let entry = Entry::new(scanned, self.payloads);
             self.damaged.set(self.damaged.get() + u64::from(entry.error.is_some()));
             left -= 1;
@@ -165,7 +184,15 @@ impl<'a> Entries<'a> {
                 ControlFlow::Continue(()) if left > 0 => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
             }
-        })
+        });
+        match outcome {
+            Err(error) if offline::is_damage(&error) => {
+                self.damaged.set(self.damaged.get() + 1);
+                *self.end.0.borrow_mut() = Some(error.to_string());
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -232,6 +259,9 @@ fn print(out: &mut dyn Write, chain: &Chain<'_>, inspection: &ChainInspection) -
         if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     outcome?;
+    if let Some(cause) = &*chain.entries_end.0.borrow() {
+        writeln!(out, "  PROBLEM the entries end here: {cause}")?;
+    }
     Ok(())
 }
 

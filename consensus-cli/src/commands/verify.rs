@@ -8,12 +8,12 @@
 use std::io::Write;
 
 use consensus_core::ledger::{self, HashRule};
+use consensus_core::storage::Error;
 use consensus_core::storage::inspect::{self, ChainInspection, FINDINGS_MAX};
-use consensus_core::storage::{Error, rocks::RocksStore};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
-use crate::offline::{self, Store};
+use crate::offline::{self, Store, is_damage};
 use crate::output::{Verdict, json, text};
 
 #[derive(Serialize)]
@@ -59,10 +59,12 @@ struct Finding {
 /// # Errors
 /// If the directory cannot be opened for another reason than damage.
 pub(crate) fn run(args: &StoreArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
-    let document = match RocksStore::open_read_only(&args.directory) {
-        Err(error) if is_damage(&error) => unopened(args, &error),
-        // Opened again with its chains; the first attempt only tells damage from anything else.
-        _ => verify(&Store::open(&args.directory, args.chain.as_deref())?),
+    let document = match Store::open(&args.directory, args.chain.as_deref()) {
+        Ok(store) => verify(&store),
+        Err(error) => match error.downcast_ref::<Error>() {
+            Some(damage) if is_damage(damage) => unopened(args, damage),
+            _ => return Err(error),
+        },
     };
     if args.json {
         json::line(out, &document)?;
@@ -70,15 +72,6 @@ pub(crate) fn run(args: &StoreArgs, out: &mut dyn Write) -> anyhow::Result<Verdi
         print(out, &document)?;
     }
     Ok(Verdict::finding_if(!document.clean))
-}
-
-/// Whether a directory that does not open is damaged, rather than not readable for us.
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Damaged { .. } | Error::Inconsistent(_) => true,
-        Error::Engine { cause, .. } => cause.contains("Corruption"),
-        _ => false,
-    }
 }
 
 fn unopened(args: &StoreArgs, error: &Error) -> Document {

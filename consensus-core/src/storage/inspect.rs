@@ -14,7 +14,9 @@ use super::keys::{self, FORMAT_KEY, Family, Meta};
 use super::raw::{self, KeyRange, RawReader};
 use super::records::{self, Cause, Record};
 use super::shape::{self, LogShape};
-use super::{Applied, ChainState, HardState, Identity, LogEntry, PeerRecord, Position, Result, Snapshot};
+use super::{
+    Applied, ChainState, Error, HardState, Identity, LogEntry, PeerRecord, Position, Result, Snapshot,
+};
 use crate::ids::ChainId;
 
 /// Findings that one verification keeps; beyond them they are only counted.
@@ -60,14 +62,14 @@ pub struct ChainInspection {
     pub truncated: Field<Position>,
     /// The last entry as the newest write recorded it.
     pub high_water: Field<Position>,
-    /// Term starts by the index in their key.
+    /// Term starts by the index in their key; a damaged one at 0 stands for all that follow and cannot be read.
     pub terms: Vec<(u64, Field<Position>)>,
-    /// Peers by the node in their key.
+    /// Peers by the node in their key; a damaged one at 0 stands for all that follow and cannot be read.
     pub peers: Vec<(u64, Field<PeerRecord>)>,
     /// First index that has a key.
-    pub first_index: Option<u64>,
+    pub first_index: Field<u64>,
     /// Last index that has a key.
-    pub last_index: Option<u64>,
+    pub last_index: Field<u64>,
 }
 
 impl ChainInspection {
@@ -442,23 +444,38 @@ fn log_keys(chain: ChainId, from: u64, to: Option<u64>) -> KeyRange {
     KeyRange::forward(Family::Log, keys::log(chain, from).to_vec(), end)
 }
 
-fn edge_index(raw: &dyn RawReader, range: KeyRange, chain: ChainId) -> Result<Option<u64>> {
+fn edge_index(raw: &dyn RawReader, range: KeyRange, chain: ChainId) -> Result<Field<u64>> {
     let mut found = None;
-    raw.scan(range, &mut |key, _| {
+    let outcome = raw.scan(range, &mut |key, _| {
         found = keys::log_index(chain, key);
         if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok(found)
+    });
+    Ok(match damage_of(outcome)? {
+        Err(cause) => Field::Damaged(cause),
+        Ok(()) => found.map_or(Field::Missing, Field::Present),
+    })
 }
 
 fn field<R: Record>(raw: &dyn RawReader, chain: ChainId, record: Meta) -> Result<Field<R>> {
     let key = keys::meta(chain, record);
-    Ok(raw.get(Family::Meta, &key)?.map_or(Field::Missing, |value| decode_field(&key, &value)))
+    Ok(match damage_of(raw.get(Family::Meta, &key))? {
+        Err(cause) => Field::Damaged(cause),
+        Ok(value) => value.map_or(Field::Missing, |value| decode_field(&key, &value)),
+    })
+}
+
+/// Tells damage, which is to be shown, from a failure of the engine.
+fn damage_of<T>(outcome: Result<T>) -> Result<std::result::Result<T, Cause>> {
+    match outcome {
+        Ok(value) => Ok(Ok(value)),
+        Err(Error::Damaged { key, cause }) => Ok(Err(format!("{key}: {cause}"))),
+        Err(error) => Err(error),
+    }
 }
 
 fn field_range<R: Record>(raw: &dyn RawReader, from: Vec<u8>, to: Vec<u8>) -> Result<Vec<(u64, Field<R>)>> {
     let mut found = Vec::new();
-    raw.scan(KeyRange::forward(Family::Meta, from, Some(to)), &mut |key, value| {
+    let outcome = raw.scan(KeyRange::forward(Family::Meta, from, Some(to)), &mut |key, value| {
         let number = match Meta::parse(&key[keys::CHAIN_BYTES..]) {
             Some(Meta::TermStart(index)) => index,
             Some(Meta::Peer(node)) => node.get(),
@@ -467,7 +484,10 @@ fn field_range<R: Record>(raw: &dyn RawReader, from: Vec<u8>, to: Vec<u8>) -> Re
         };
         found.push((number, decode_field(key, &value)));
         ControlFlow::Continue(())
-    })?;
+    });
+    if let Err(cause) = damage_of(outcome)? {
+        found.push((0, Field::Damaged(cause)));
+    }
     Ok(found)
 }
 
