@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use consensus_core::sim::{Counters, Failure, Mutant, Options, Swarm, run};
+use consensus_core::sim::{Counters, Failure, Mutant, Options, Sight, Swarm, run};
 
 /// Runs a simulated cluster under many seeds and checks its safety and recovery.
 #[derive(Parser, Debug)]
@@ -39,6 +39,9 @@ struct Arguments {
     /// Break a rule (only in a build with the feature `mutants`).
     #[arg(long)]
     mutant: Option<String>,
+    /// Judge only what leaves the nodes: find broken rules by the harm that they do.
+    #[arg(long)]
+    outside: bool,
     /// Go on after a violation, and print only the first lines of each.
     #[arg(long)]
     keep_going: bool,
@@ -47,9 +50,11 @@ struct Arguments {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let mutant = arguments.mutant.as_deref().map(find_mutant).transpose()?;
+    let sight = if arguments.outside { Sight::Outside } else { Sight::Inside };
+    let options = Options { mutant, sight, verbose: arguments.verbose, ..Options::seed(arguments.start) };
     match arguments.seed {
-        Some(seed) => Ok(run_one(Options { seed, mutant, verbose: arguments.verbose })),
-        None => run_many(&arguments, mutant),
+        Some(seed) => Ok(run_one(Options { seed, ..options })),
+        None => run_many(&arguments, options),
     }
 }
 
@@ -81,7 +86,7 @@ struct Shared {
     deadline: Option<Instant>,
     stop: AtomicBool,
     keep_going: bool,
-    mutant: Option<Mutant>,
+    options: Options,
     results: Mutex<Results>,
 }
 
@@ -92,17 +97,17 @@ struct Results {
     failures: Vec<Failure>,
 }
 
-fn run_many(arguments: &Arguments, mutant: Option<Mutant>) -> Result<ExitCode> {
+fn run_many(arguments: &Arguments, options: Options) -> Result<ExitCode> {
     let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = arguments.threads.unwrap_or_else(cores).max(1);
     let began = Instant::now();
     let shared = Shared {
-        next: AtomicU64::new(arguments.start),
+        next: AtomicU64::new(options.seed),
         end: if arguments.minutes.is_some() { u64::MAX } else { arguments.start + arguments.seeds },
         deadline: arguments.minutes.map(|minutes| began + Duration::from_secs(60 * minutes)),
         stop: AtomicBool::new(false),
         keep_going: arguments.keep_going,
-        mutant,
+        options,
         results: Mutex::default(),
     };
     thread::scope(|scope| {
@@ -122,7 +127,7 @@ fn work(shared: &Shared) {
         if late || seed >= shared.end || shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        let report = run(Options { seed, mutant: shared.mutant, verbose: false });
+        let report = run(Options { seed, ..shared.options });
         let mut results = shared.results.lock().unwrap_or_else(PoisonError::into_inner);
         results.seeds += 1;
         results.counters.add(&report.counters);

@@ -597,7 +597,9 @@ impl Replica {
     fn step_gathered(&mut self, effects: &mut Effects) -> Result<(), Halt> {
         for (message, tickets) in self.proposals.take_gathered(self.node, self.config.limits.append_bytes_max)
         {
-            let stepped = self.raw.step(message);
+            // A follower's crate would forward it to the leader, whose gate takes no proposals from peers.
+            let leads = self.raw.raft.state == StateRole::Leader;
+            let stepped = if leads { self.raw.step(message) } else { Err(raft::Error::ProposalDropped) };
             self.pin();
             match stepped {
                 Ok(()) if self.raw.raft.state == StateRole::Leader => {

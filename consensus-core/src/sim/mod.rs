@@ -28,7 +28,7 @@ pub mod swarm;
 pub mod trace;
 mod work;
 
-pub use cluster::{Options, run};
+pub use cluster::{Options, Sight, run};
 pub use mutant::Mutant;
 pub use report::{Counters, Failure, Report};
 pub use swarm::Swarm;

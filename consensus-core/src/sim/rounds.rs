@@ -3,7 +3,7 @@
 //! Effects are performed one after the other, and after each of them the node may crash: what was sent is
 //! out, what was handed over is in hand, and the rest is lost.
 
-use super::cluster::{Cluster, Happening, Process};
+use super::cluster::{Cluster, Happening, Process, Sight};
 use super::disk::Write;
 use super::image::EntryDigest;
 use super::invariants::{Verdict, Violation};
@@ -57,8 +57,10 @@ impl Cluster {
             return Err(Violation::new("S17 no halt without a cause", format!("n{id}: {reason}")));
         }
         let (leads, term, commit) = (status.role == Role::Leader, status.term, status.commit);
+        self.invariants.ordered_and_bounded.observe(status)?;
         self.invariants.monotonic.observe(node, running.promises())?;
-        if leads {
+        // Before its own vote is durable, a leader is one in its own mind only: it may forget that.
+        if leads && self.nodes[node].disk.promised().hard_state.term == term {
             self.invariants.one_leader_per_term.leads(id, incarnation, term)?;
         }
         while self.invariants.one_content_per_position.committed() < commit {
@@ -68,7 +70,10 @@ impl Cluster {
                 return Err(Violation::new("S5 durable quorum", detail));
             };
             let images = self.nodes.iter().map(|node| node.disk.durable());
-            self.invariants.durable_quorum.commits(id, index, digest, images)?;
+            let counted = self.invariants.durable_quorum.commits(id, index, digest, images);
+            if self.sight == Sight::Inside {
+                counted?;
+            }
             self.invariants.one_content_per_position.commit(digest);
         }
         Ok(())
@@ -122,6 +127,11 @@ impl Cluster {
             let digest = MessageDigest::of(&message);
             self.note(process.node, Step::Send(digest));
             self.invariants.one_vote_per_term.sent(&message)?;
+            let durable = self.nodes[process.node].disk.durable();
+            let kept = self.invariants.durable_before_heard.sent(&message, durable);
+            if self.sight == Sight::Inside {
+                kept?;
+            }
             let leads = matches!(
                 kind,
                 MessageType::MsgAppend

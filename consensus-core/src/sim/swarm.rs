@@ -231,12 +231,12 @@ impl Swarm {
         let mut fields = Fields { seed, field: 0 };
         let nodes = fields.pick(&[4, 4, 4, 4, 5, 5, 3, 3, 4, 1]);
         let application = fields.pick(&[ApplicationKind::HashChain, ApplicationKind::Ledger]);
-        let safety_us = fields.between(60, 240) * SECOND;
+        let safety_us = fields.between(60, 360) * SECOND;
         let election_ticks = fields.pick(&[10, 10, 5, 20]);
         let heartbeat_ticks = fields.pick(&[1, 1, 2]);
         let limits = derive_limits(&mut fields);
-        let snapshot_every = fields.pick(&[1_000_000, 200, 50, 20, 5]);
-        let retain = fields.pick(&[1000, 100, 20, 5, 0]);
+        let snapshot_every = fields.pick(&[1_000_000, 100, 50, 20, 5]);
+        let retain = fields.pick(&[1000, 50, 5, 0, 0]);
         Self {
             seed,
             nodes,
@@ -317,7 +317,7 @@ fn derive_faults(fields: &mut Fields) -> NodeFaults {
         boundary_crashes,
         timed_crash_every_us: fields.fault(3, 60).map(|seconds| seconds * SECOND),
         power_cut_every_us: fields.fault(20, 120).map(|seconds| seconds * SECOND),
-        downtime_us: fields.pick(&[50 * MILLISECOND, SECOND, 8 * SECOND]),
+        downtime_us: fields.pick(&[50 * MILLISECOND, SECOND, 8 * SECOND, 30 * SECOND]),
         pause_every_us: fields.fault(5, 60).map(|seconds| seconds * SECOND),
         pause_for_us: fields.pick(&[500 * MILLISECOND, 3 * SECOND, 15 * SECOND]),
         transfer_every_us: fields.fault(5, 60).map(|seconds| seconds * SECOND),

@@ -5,23 +5,29 @@
 
 mod acknowledged_once;
 mod apply_order;
+mod durable_before_heard;
 mod durable_quorum;
 mod fresh_reads;
 mod monotonic;
 mod one_content_per_position;
 mod one_leader_per_term;
 mod one_vote_per_term;
+mod ordered_and_bounded;
 
 use std::fmt;
 
 pub use acknowledged_once::{Acknowledgement, AcknowledgedOnce};
 pub use apply_order::ApplyOrder;
+pub use durable_before_heard::DurableBeforeHeard;
 pub use durable_quorum::DurableQuorum;
 pub use fresh_reads::FreshReads;
 pub use monotonic::{Monotonic, Promises};
 pub use one_content_per_position::{CanonicalBlock, OneContentPerPosition};
 pub use one_leader_per_term::OneLeaderPerTerm;
 pub use one_vote_per_term::OneVotePerTerm;
+pub use ordered_and_bounded::OrderedAndBounded;
+
+use crate::limits::Limits;
 
 /// Something that must never be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,25 +67,31 @@ pub struct Invariants {
     pub monotonic: Monotonic,
     /// S8.
     pub one_vote_per_term: OneVotePerTerm,
+    /// S9 and S16.
+    pub ordered_and_bounded: OrderedAndBounded,
     /// S10.
     pub apply_order: ApplyOrder,
     /// S14.
     pub fresh_reads: FreshReads,
+    /// D1.
+    pub durable_before_heard: DurableBeforeHeard,
     /// P4.
     pub acknowledged_once: AcknowledgedOnce,
 }
 
 impl Invariants {
-    /// For a cluster of this many nodes, all voters.
-    pub fn new(nodes: usize) -> Self {
+    /// For a cluster of this many nodes, all voters, with these bounds.
+    pub fn new(nodes: usize, limits: &Limits) -> Self {
         Self {
             one_leader_per_term: OneLeaderPerTerm::default(),
             one_content_per_position: OneContentPerPosition::default(),
             durable_quorum: DurableQuorum::new(nodes),
             monotonic: Monotonic::new(nodes),
             one_vote_per_term: OneVotePerTerm::default(),
+            ordered_and_bounded: OrderedAndBounded::new(limits),
             apply_order: ApplyOrder::new(nodes),
             fresh_reads: FreshReads::default(),
+            durable_before_heard: DurableBeforeHeard,
             acknowledged_once: AcknowledgedOnce::default(),
         }
     }
