@@ -1,15 +1,20 @@
 //! The consensus service: gRPC around the replica and the ledger.
 //!
+//! * [`config`]: what a node is told before it starts.
+//! * [`telemetry`]: log lines and metrics.
 //! * [`chain`]: one running chain: the driver and the handle that everybody else holds.
 //! * [`application`]: what a chain orders entries for: the built-in ledger, or a user's state machine.
-//! * [`node`]: the chains of this process.
 //! * [`transport`]: how messages reach the other nodes.
+//! * [`node`]: the chains of this process.
+//! * [`services`] and [`ops`]: what is offered over gRPC and over HTTP.
+//! * [`lifecycle`]: ordered start and drain.
 
 pub mod application;
 pub mod chain;
-pub mod node;
-pub mod transport;
 pub mod config;
-pub mod telemetry;
+pub mod lifecycle;
+pub mod node;
 pub mod ops;
 pub mod services;
+pub mod telemetry;
+pub mod transport;

@@ -193,6 +193,20 @@ impl Config {
         config
     }
 
+    /// The same with the addresses that the system gave for ports that were 0.
+    pub fn listening_on(mut self, listen: Listen) -> Self {
+        let asked = std::mem::replace(&mut self.listen, listen);
+        for member in self.members.iter_mut().filter(|member| member.node_id == self.node_id) {
+            if asked.client.port() == 0 {
+                member.client_address = listen.client.to_string();
+            }
+            if asked.peer.port() == 0 {
+                member.peer_address = listen.peer.to_string();
+            }
+        }
+        self
+    }
+
     /// This node's own entry among the members.
     pub fn own(&self) -> &Member {
         self.member(self.node_id).expect("validated: this node is a member")

@@ -22,6 +22,8 @@ use super::{
 
 /// Longest name of a cluster or chain.
 const NAME_CHARACTERS_MAX: usize = 64;
+/// Our own doings; of the raft crate, which tells each step of an election, only what is amiss.
+const DEFAULT_FILTER: &str = "info,raft=warn";
 /// Most members of a chain.
 const MEMBERS_MAX: usize = 64;
 
@@ -449,7 +451,7 @@ impl Check<'_> {
     }
 
     fn log(&mut self, typed: &file::Log) -> Log {
-        let filter = typed.filter.as_ref().map_or("info", |filter| filter.as_ref()).to_owned();
+        let filter = typed.filter.as_ref().map_or(DEFAULT_FILTER, |filter| filter.as_ref()).to_owned();
         if let (Some(at), Err(why)) = (&typed.filter, crate::telemetry::check_filter(&filter)) {
             self.mistake("log.filter", at, format!("is {filter:?}: {why}"));
         }

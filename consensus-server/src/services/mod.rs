@@ -8,6 +8,7 @@ mod answer;
 mod deliver;
 mod encode;
 mod health;
+mod incoming;
 mod ordering;
 mod peer;
 mod pump;
@@ -24,6 +25,7 @@ use tonic_health::server::HealthReporter;
 
 pub use admin::AdminService;
 pub use health::report as report_health;
+pub use incoming::incoming;
 pub use ordering::OrderingService;
 pub use peer::PeerService;
 

@@ -288,7 +288,7 @@ mod tests {
             let text = "node = { id = 1, cluster = 'c' }\n\
                         peers = [{ id = 1, peer = 'a:1', client = 'a:2' }, { id = 2, peer = 'b:1', client = 'b:2' }]";
             let config = Config::parse(text, "test", Path::new("")).expect("valid");
-            let book = Book::new(&config, &[], &PeerMetrics::new(&Metrics::new(1), "main"));
+            let book = Book::new(&config, &PeerMetrics::new(&Metrics::new(1), "main"));
             let peer = book.iter().next().expect("one peer").clone();
             let reports = Arc::new(Mutex::new(Vec::new()));
             let seen = reports.clone();

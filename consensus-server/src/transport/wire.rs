@@ -75,61 +75,61 @@ fn encode_snapshot(mut snapshot: eraftpb::Snapshot) -> wire::Snapshot {
 /// A type of message or entry that the crate does not know.
 pub fn decode(message: wire::Message) -> Result<Message, Error> {
     let entries = message.entries.into_iter().map(decode_entry).collect::<Result<Vec<_>, _>>()?;
-    let mut decoded = Message::default();
-    decoded.msg_type = message_type(message.msg_type)?;
-    decoded.to = message.to;
-    decoded.from = message.from;
-    decoded.term = message.term;
-    decoded.log_term = message.log_term;
-    decoded.index = message.index;
-    decoded.set_entries(entries.into());
-    decoded.commit = message.commit;
-    decoded.commit_term = message.commit_term;
-    if let Some(snapshot) = message.snapshot {
-        decoded.set_snapshot(decode_snapshot(snapshot));
-    }
-    decoded.request_snapshot = message.request_snapshot;
-    decoded.reject = message.reject;
-    decoded.reject_hint = message.reject_hint;
-    decoded.context = message.context;
-    decoded.deprecated_priority = message.deprecated_priority;
-    decoded.priority = message.priority;
-    Ok(decoded)
+    Ok(Message {
+        msg_type: message_type(message.msg_type)?,
+        to: message.to,
+        from: message.from,
+        term: message.term,
+        log_term: message.log_term,
+        index: message.index,
+        entries: entries.into(),
+        commit: message.commit,
+        commit_term: message.commit_term,
+        snapshot: message.snapshot.map(decode_snapshot).into(),
+        request_snapshot: message.request_snapshot,
+        reject: message.reject,
+        reject_hint: message.reject_hint,
+        context: message.context,
+        deprecated_priority: message.deprecated_priority,
+        priority: message.priority,
+        ..Message::default()
+    })
 }
 
 fn decode_entry(entry: wire::Entry) -> Result<eraftpb::Entry, Error> {
-    let mut decoded = eraftpb::Entry::default();
-    decoded.entry_type = match wire::EntryType::try_from(entry.entry_type) {
+    let entry_type = match wire::EntryType::try_from(entry.entry_type) {
         Ok(wire::EntryType::Normal) => eraftpb::EntryType::EntryNormal,
         Ok(wire::EntryType::ConfChange) => eraftpb::EntryType::EntryConfChange,
         Ok(wire::EntryType::ConfChangeV2) => eraftpb::EntryType::EntryConfChangeV2,
         Err(_) => return Err(Error::EntryType(entry.entry_type)),
     };
-    decoded.term = entry.term;
-    decoded.index = entry.index;
-    decoded.data = entry.data;
-    decoded.sync_log = entry.sync_log;
-    decoded.context = entry.context;
-    Ok(decoded)
+    Ok(eraftpb::Entry {
+        entry_type,
+        term: entry.term,
+        index: entry.index,
+        data: entry.data,
+        sync_log: entry.sync_log,
+        context: entry.context,
+        ..eraftpb::Entry::default()
+    })
 }
 
 fn decode_snapshot(snapshot: wire::Snapshot) -> eraftpb::Snapshot {
-    let mut decoded = eraftpb::Snapshot::default();
-    decoded.data = snapshot.data;
-    if let Some(metadata) = snapshot.metadata {
-        let target = decoded.mut_metadata();
-        target.index = metadata.index;
-        target.term = metadata.term;
-        if let Some(conf_state) = metadata.conf_state {
-            let target = target.mut_conf_state();
-            target.voters = conf_state.voters;
-            target.learners = conf_state.learners;
-            target.voters_outgoing = conf_state.voters_outgoing;
-            target.learners_next = conf_state.learners_next;
-            target.auto_leave = conf_state.auto_leave;
-        }
-    }
-    decoded
+    let conf_state = |conf_state: wire::ConfState| eraftpb::ConfState {
+        voters: conf_state.voters,
+        learners: conf_state.learners,
+        voters_outgoing: conf_state.voters_outgoing,
+        learners_next: conf_state.learners_next,
+        auto_leave: conf_state.auto_leave,
+        ..eraftpb::ConfState::default()
+    };
+    let metadata = snapshot.metadata.map(|metadata| eraftpb::SnapshotMetadata {
+        conf_state: metadata.conf_state.map(conf_state).into(),
+        index: metadata.index,
+        term: metadata.term,
+        ..eraftpb::SnapshotMetadata::default()
+    });
+    eraftpb::Snapshot { data: snapshot.data, metadata: metadata.into(), ..eraftpb::Snapshot::default() }
 }
 
 fn message_type(number: i32) -> Result<eraftpb::MessageType, Error> {

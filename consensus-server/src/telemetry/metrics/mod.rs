@@ -7,6 +7,7 @@
 mod chain;
 mod ordering;
 mod peer;
+mod writer;
 
 use std::fmt;
 use std::sync::Mutex;
@@ -23,6 +24,7 @@ use prometheus_client::registry::Registry;
 pub use chain::ChainMetrics;
 pub use ordering::{Ended, OrderingMetrics};
 pub use peer::{DropCause, PeerMetrics, PeerSeries};
+pub use writer::WriterMetrics;
 
 /// All series of the process.
 pub struct Metrics {
