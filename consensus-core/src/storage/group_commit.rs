@@ -346,3 +346,219 @@ impl Drop for StopOnDrop {
         self.0.queue().take();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::super::conformance::{append, identity, members};
+    use super::super::memory::MemoryStore;
+    use super::super::{ChainState, ConfState, Identity};
+    use super::*;
+
+    /// A store whose writes wait until the test lets them go on.
+    struct Gated {
+        store: MemoryStore,
+        entered: Sender<usize>,
+        permits: Mutex<Receiver<()>>,
+    }
+
+    impl LogWriter for Gated {
+        fn write(&self, batches: &[WriteBatch]) -> super::super::Result<()> {
+            self.entered.send(batches.len()).expect("the test listens");
+            self.permits.lock().expect("one writer").recv().expect("the test lives");
+            self.store.write(batches)
+        }
+
+        fn create_chain(&self, identity: &Identity, members: &ConfState) -> super::super::Result<()> {
+            self.store.create_chain(identity, members)
+        }
+
+        fn open_chain(&self, chain: ChainId) -> super::super::Result<ChainState> {
+            self.store.open_chain(chain)
+        }
+
+        fn chains(&self) -> super::super::Result<Vec<Identity>> {
+            self.store.chains()
+        }
+    }
+
+    struct Scene {
+        // First, so that a failing test does not leave the writer waiting for it.
+        permits: Sender<()>,
+        writer: GroupCommit,
+        store: Arc<Gated>,
+        entered: Receiver<usize>,
+        done: Receiver<Completion>,
+    }
+
+    fn scene(limits: GroupCommitLimits) -> Scene {
+        let (entered_sender, entered) = channel();
+        let (permits, permit_receiver) = channel();
+        let store = MemoryStore::new();
+        for name in ["main", "side", "third"] {
+            store.create_chain(&identity(name), &members()).expect("a new chain");
+        }
+        let store = Arc::new(Gated { store, entered: entered_sender, permits: Mutex::new(permit_receiver) });
+        let (done_sender, done) = channel();
+        let writer = GroupCommit::start(store.clone(), limits, move |completion| {
+            // The test may have ended.
+            let _ = done_sender.send(completion);
+        });
+        Scene { permits, writer: writer.expect("a thread"), store, entered, done }
+    }
+
+    fn chain(name: &str) -> ChainId {
+        identity(name).chain_id()
+    }
+
+    fn batch(name: &str, index: u64) -> WriteBatch {
+        WriteBatch { number: index, ..append(chain(name), index, index, 1) }
+    }
+
+    fn unsynced(name: &str, index: u64) -> WriteBatch {
+        WriteBatch { number: 0, sync: false, ..batch(name, index) }
+    }
+
+    impl Scene {
+        fn submit(&self, batch: WriteBatch) {
+            self.writer.submit(batch).expect("there is room");
+        }
+
+        /// Lets the next write pass and says how many batches it had.
+        fn pass(&self) -> usize {
+            let batches = self.entered.recv().expect("a write");
+            self.permits.send(()).expect("the writer lives");
+            batches
+        }
+
+        fn completions(&self, count: usize) -> Vec<Completion> {
+            let next = || self.done.recv().expect("a completion");
+            std::iter::repeat_with(next)
+                .filter(|done| !matches!(done, Completion::Round(_)))
+                .take(count)
+                .collect()
+        }
+    }
+
+    #[test]
+    fn what_gathers_during_a_sync_goes_with_one_write_and_one_answer_per_chain() {
+        let scene = scene(GroupCommitLimits::default());
+        scene.submit(batch("main", 1));
+        assert_eq!(scene.entered.recv().expect("a write"), 1);
+        for batch in [batch("main", 2), batch("side", 1), unsynced("third", 1), batch("main", 3)] {
+            scene.submit(batch);
+        }
+        scene.permits.send(()).expect("the writer lives");
+        assert_eq!(scene.pass(), 4);
+        let mut done = scene.completions(4);
+        assert_eq!(done.remove(0), Completion::Durable { chain: chain("main"), number: 1 });
+        assert!(
+            matches!(done.remove(0), Completion::Written { chain: third, .. } if third == chain("third"))
+        );
+        done.sort_by_key(|done| format!("{done:?}"));
+        let mut expected = vec![
+            Completion::Durable { chain: chain("main"), number: 3 },
+            Completion::Durable { chain: chain("side"), number: 1 },
+        ];
+        expected.sort_by_key(|done| format!("{done:?}"));
+        assert_eq!(done, expected);
+        let counters = scene.writer.counters();
+        assert_eq!(counters.rounds.load(Ordering::Relaxed), 2);
+        assert_eq!(counters.syncs.load(Ordering::Relaxed), 2);
+        assert_eq!(counters.entries.load(Ordering::Relaxed), 5);
+        assert_eq!(counters.queued_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(scene.store.store.unsynced_len(), 0, "the unsynced one rode along");
+    }
+
+    #[test]
+    fn unsynced_batches_alone_cost_no_sync_until_the_writer_ends() {
+        let scene = scene(GroupCommitLimits::default());
+        scene.submit(unsynced("main", 1));
+        assert_eq!(scene.pass(), 1);
+        assert!(matches!(scene.completions(1)[0], Completion::Written { .. }));
+        assert_eq!(scene.writer.counters().syncs.load(Ordering::Relaxed), 0);
+        assert_eq!(scene.store.store.unsynced_len(), 1);
+        scene.permits.send(()).expect("the writer lives");
+        scene.writer.shutdown();
+        assert_eq!(scene.store.store.unsynced_len(), 0, "durable at the end");
+    }
+
+    #[test]
+    fn a_write_takes_no_more_than_its_bounds() {
+        let scene = scene(GroupCommitLimits { round_batches_max: 2, ..GroupCommitLimits::default() });
+        scene.submit(batch("main", 1));
+        scene.entered.recv().expect("a write");
+        (2..=6).for_each(|index| scene.submit(batch("main", index)));
+        scene.permits.send(()).expect("the writer lives");
+        assert_eq!([scene.pass(), scene.pass(), scene.pass()], [2, 2, 1]);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_batch_back() {
+        let small = GroupCommitLimits { queue_batches_max: 2, ..GroupCommitLimits::default() };
+        let scene = scene(small);
+        scene.submit(batch("main", 1));
+        scene.entered.recv().expect("a write");
+        (2..=3).for_each(|index| scene.submit(batch("main", index)));
+        let refused = scene.writer.submit(batch("main", 4)).expect_err("the queue is full");
+        assert_eq!(refused.class(), Class::Retry);
+        assert_eq!(refused.into_batch(), batch("main", 4));
+        assert_eq!(scene.writer.counters().full.load(Ordering::Relaxed), 1);
+        (0..3).for_each(|_| scene.permits.send(()).expect("the writer lives"));
+        scene.completions(2);
+        scene.submit(batch("main", 4));
+    }
+
+    #[test]
+    fn queued_bytes_are_bounded_but_one_large_batch_passes_alone() {
+        let scene = scene(GroupCommitLimits { queue_bytes_max: 10, ..GroupCommitLimits::default() });
+        scene.submit(batch("main", 1));
+        assert!(matches!(scene.writer.submit(batch("main", 2)), Err(SubmitError::Full(_))));
+        scene.pass();
+        scene.completions(1);
+        scene.submit(batch("main", 2));
+        scene.pass();
+    }
+
+    #[test]
+    fn a_failed_write_ends_the_writer_and_tells_every_chain() {
+        let scene = scene(GroupCommitLimits::default());
+        scene.submit(batch("side", 1));
+        scene.pass();
+        scene.completions(1);
+        scene.store.store.fail_next_write("no space left");
+        scene.submit(batch("main", 1));
+        scene.entered.recv().expect("a write");
+        scene.submit(batch("third", 1));
+        scene.permits.send(()).expect("the writer lives");
+        let mut told: Vec<ChainId> = scene
+            .completions(3)
+            .into_iter()
+            .map(|done| match done {
+                Completion::Failed { chain, error } => {
+                    assert_eq!(error.to_string(), "storage: write: no space left");
+                    chain
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        told.sort_unstable();
+        let mut all = ["main", "side", "third"].map(chain);
+        all.sort_unstable();
+        assert_eq!(told, all);
+        let refused = scene.writer.submit(batch("main", 1)).expect_err("stopped");
+        assert_eq!(refused.class(), Class::Halt);
+        assert!(matches!(refused, SubmitError::Stopped(_)));
+    }
+
+    #[test]
+    fn a_shutdown_writes_what_is_queued() {
+        let scene = scene(GroupCommitLimits::default());
+        (1..=5).for_each(|index| scene.submit(batch("main", index)));
+        (0..5).for_each(|_| scene.permits.send(()).expect("the writer lives"));
+        scene.writer.shutdown();
+        assert_eq!(scene.store.store.durable_view(chain("main"), |image| image.last().index), Some(5));
+        assert!(matches!(scene.writer.submit(batch("main", 6)), Err(SubmitError::Stopped(_))));
+    }
+}

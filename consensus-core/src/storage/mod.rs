@@ -19,10 +19,12 @@ pub mod inspect;
 pub mod keys;
 pub mod memory;
 mod owner;
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "chains are opened on disk"))]
 pub mod raw;
 pub mod records;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "chains are opened on disk"))]
 mod shape;
 
 pub use owner::{Opened, open_or_create};
