@@ -90,8 +90,13 @@ impl Mistakes<'_> {
         self.garbage(&mut cluster)?;
         let chain = self.fill(&cluster)?;
         cluster.kill(1)?;
+        // The dead node's files as they are, before anybody opens them again.
+        self.flipped_bytes("killed", &cluster, &chain)?;
         self.foreign_directories(&cluster)?;
-        self.flipped_bytes(&cluster, &chain)
+        self.start(&mut cluster)?;
+        let stop = cluster.stop(1)?;
+        ensure!(stop.status.success(), "the node ended with {}", stop.status);
+        self.flipped_bytes("stopped", &cluster, &chain)
     }
 
     /// A cluster of one node in a directory of its own.
@@ -115,7 +120,8 @@ impl Mistakes<'_> {
         let panicked = said.contains("panicked");
         let line = said.lines().rev().find(|line| words.iter().any(|word| line.contains(word)));
         let line = line.or_else(|| said.lines().last()).unwrap_or("(nothing)").trim();
-        println!("  {mistake:<26}  {}", line.chars().take(SHOWN_CHARACTERS).collect::<String>());
+        let line = line.replace(&self.directory.display().to_string(), "DIR");
+        println!("  {mistake:<36}  {}", line.chars().take(SHOWN_CHARACTERS).collect::<String>());
         if panicked || !missing.is_empty() {
             self.failed += 1;
             println!(
@@ -163,7 +169,7 @@ impl Mistakes<'_> {
         let file = file.display().to_string();
         let long = "x".repeat(65);
         let cases: [(&str, &[&str], &[&str]); 3] = [
-            ("oversized transaction", &["--file", &file], &["11534336", "at most"]),
+            ("oversized transaction", &["--file", &file], &["11534", "at most 10485760"]),
             ("empty transaction", &[""], &["empty"]),
             ("id that is too long", &["--id", &long, "text"], &["65", "1 to 64"]),
         ];
@@ -220,12 +226,11 @@ impl Mistakes<'_> {
         self.judge("another cluster's data", &said, &["foreign", "cluster", "e2e", "x"]);
         let said = self.start_on("foreign node", &data, |text| text.replace("id = 1\n", "id = 2\n"))?;
         self.judge("another node's data", &said, &["foreign", "node", "1", "2"]);
-        let letters = self.directory.join("letters");
-        std::fs::create_dir_all(&letters)?;
-        std::fs::write(letters.join("letter.txt"), "dear reader\n")?;
-        let said = self.start_on("foreign files", &letters, |text| text)?;
-        self.judge("a directory of other files", &said, &["letters", "not a data directory"]);
-        ensure!(letters.join("letter.txt").exists(), "the foreign file is gone");
+        let letter = self.directory.join("letter.txt");
+        std::fs::write(&letter, "dear reader\n")?;
+        let said = self.start_on("foreign file", &letter, |text| text)?;
+        self.judge("a file for a directory", &said, &["letter.txt"]);
+        ensure!(std::fs::read(&letter)? == b"dear reader\n", "the file is changed");
         Ok(())
     }
 
@@ -262,12 +267,12 @@ impl Mistakes<'_> {
         self.stage.cli().chain(&cluster.addresses_from(1))
     }
 
-    /// One flipped byte in each kind of file of a killed node's store, each time in a fresh copy.
-    fn flipped_bytes(&mut self, killed: &Cluster, chain: &[Block]) -> Result<()> {
-        let original = killed.node(1)?.data();
+    /// One flipped byte in each kind of file of a store that nobody has open, each time in a fresh copy.
+    fn flipped_bytes(&mut self, how: &str, ended: &Cluster, chain: &[Block]) -> Result<()> {
+        let original = ended.node(1)?.data();
         for file in largest_of_each_kind(&original)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let mut cluster = self.cluster(&format!("flipped {name}"), "")?;
+            let mut cluster = self.cluster(&format!("{how} {name}"), "")?;
             let data = cluster.node(1)?.data();
             copy_directory(&original, &data)?;
             let copy = data.join(file.strip_prefix(&original)?);
@@ -277,10 +282,10 @@ impl Mistakes<'_> {
             bytes[place] ^= 1 << self.random.below(8);
             std::fs::write(&copy, bytes)?;
             let said = self.life_after_damage(&mut cluster, chain)?;
-            let mistake = format!("byte {place} of {name}");
+            let mistake = format!("byte {place} of {name}, {how}");
             match said {
                 Some(said) => self.judge(&mistake, &said, &[]),
-                None => println!("  {mistake:<26}  harmless: the chain is whole"),
+                None => println!("  {mistake:<36}  harmless: the chain is whole"),
             }
         }
         Ok(())
@@ -336,7 +341,8 @@ fn largest_of_each_kind(data: &Path) -> Result<Vec<PathBuf>> {
         let kind = extension.unwrap_or_else(|| name.split('-').next().unwrap_or_default().to_owned());
         let length = path.metadata()?.len();
         // Locks are empty and notes for people are read by nobody.
-        let matters = path.is_file() && length > 64 && !matches!(kind.as_str(), "LOG" | "OPTIONS");
+        let matters =
+            path.is_file() && length > 64 && !name.starts_with("LOG") && !name.starts_with("OPTIONS");
         if matters && largest.get(&kind).is_none_or(|(before, _)| *before < length) {
             largest.insert(kind, (length, path));
         }

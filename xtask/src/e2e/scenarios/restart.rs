@@ -73,9 +73,12 @@ fn play(stage: &Stage, options: &Options, phases: &Phases, cluster: &mut Cluster
     let victim = cluster.ids().into_iter().find(|id| *id != leader).unwrap_or(leader);
     let address = cluster.node(victim)?.address();
     wait_for_height(stage, cluster, &address, options.entries)?;
-    let entries = log_entries(stage, &address)?;
+    // What a node says of its log follows what it serves by a moment.
+    let long_enough =
+        || Ok(Some(log_entries(stage, &address)?).filter(|entries| *entries >= options.entries));
+    let entries = stage.interrupt().poll(PATIENCE, Duration::from_millis(100), long_enough)?;
+    let entries = entries.with_context(|| format!("the log is shorter than {} entries", options.entries))?;
     phases.say(&format!("node {victim} has {} entries in its log; kill -9", thousands(entries)));
-    ensure!(entries >= options.entries, "the log has {entries} entries, {} were wanted", options.entries);
 
     cluster.kill(victim)?;
     let started = Instant::now();
