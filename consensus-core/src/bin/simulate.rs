@@ -52,6 +52,10 @@ fn main() -> Result<ExitCode> {
     let mutant = arguments.mutant.as_deref().map(find_mutant).transpose()?;
     let sight = if arguments.outside { Sight::Outside } else { Sight::Inside };
     let options = Options { mutant, sight, verbose: arguments.verbose, ..Options::seed(arguments.start) };
+    if arguments.seed.is_none() {
+        // A panic is a finding like others: it is reported with its seed, which repeats it with its place.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     match arguments.seed {
         Some(seed) => Ok(run_one(Options { seed, ..options })),
         None => run_many(&arguments, options),

@@ -74,8 +74,10 @@ impl Application {
                 Ok(Self::HashChain(HashChainApplication(HashChain::open(record)?)))
             }
             ApplicationKind::Ledger => {
-                let config =
-                    LedgerConfig { dedup_window_transactions: WINDOW_TRANSACTIONS, ..LedgerConfig::default() };
+                let config = LedgerConfig {
+                    dedup_window_transactions: WINDOW_TRANSACTIONS,
+                    ..LedgerConfig::default()
+                };
                 let ledger = Ledger::open(reader.as_ref(), chain, Hash::default(), config);
                 Ok(Self::Ledger(Box::new(ledger.map_err(|error| error.to_string())?)))
             }
@@ -191,7 +193,8 @@ fn transaction_id(client: u64, number: u64) -> Bytes {
 }
 
 fn parse_id(transaction: &Transaction) -> Result<(u64, u64), String> {
-    let id: [u8; 16] = transaction.id[..].try_into().map_err(|_| format!("id of {} bytes", transaction.id.len()))?;
+    let id: [u8; 16] =
+        transaction.id[..].try_into().map_err(|_| format!("id of {} bytes", transaction.id.len()))?;
     let id = u128::from_be_bytes(id);
     Ok(((id >> 64) as u64, id as u64))
 }

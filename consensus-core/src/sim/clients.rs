@@ -230,11 +230,15 @@ mod tests {
         let again = clients.lose_patience(0, first.attempt, 500).unwrap();
         assert_eq!(again.submission, first.submission);
         assert_eq!(clients.lose_patience(0, first.attempt, 501), None, "that attempt is over");
-        let Next::RetryAt(at_us) = clients.reply(0, 1, 2, Reply::Refused(Some(2)), 600) else { panic!("refused") };
+        let Next::RetryAt(at_us) = clients.reply(0, 1, 2, Reply::Refused(Some(2)), 600) else {
+            panic!("refused")
+        };
         let hinted = clients.retry(0, again.attempt, at_us).unwrap();
         assert_eq!(hinted.node, 1);
         let place = Place { height: 2, position: 0, hash: Hash::default() };
-        let Next::Acknowledged(told, _) = clients.reply(0, 1, 1, Reply::Committed(place), 900) else { panic!("told") };
+        let Next::Acknowledged(told, _) = clients.reply(0, 1, 1, Reply::Committed(place), 900) else {
+            panic!("told")
+        };
         assert_eq!((told.submitted_us, told.acknowledged_us, told.height), (10, 900, 2));
         assert_eq!(clients.reply(0, 1, 1, Reply::Committed(place), 901), Next::Nothing);
         assert!(clients.content());

@@ -125,7 +125,8 @@ impl Cluster {
         let streams = |stream| (0..count).map(|node| Rng::new(seed, stream, node)).collect::<Vec<_>>();
         let nodes: Result<Vec<Node>, String> =
             (1..=count).map(|id| Node::create(&swarm, id, options.mutant)).collect();
-        let readers = (0..swarm.workload.clients).map(|client| Rng::new(seed, Stream::Workload, 1_000 + client));
+        let readers =
+            (0..swarm.workload.clients).map(|client| Rng::new(seed, Stream::Workload, 1_000 + client));
         let mut clocks = streams(Stream::Clock);
         let drift = swarm.faults.drift;
         let tick_us = clocks.iter_mut().map(|clock| {
@@ -286,7 +287,8 @@ impl Cluster {
         let incarnation = self.nodes[node].incarnation + 1;
         let replica_seed = Rng::new(self.swarm.seed, Stream::Election, (id << 32) | incarnation).next();
         let found = self.nodes[node].start(&self.swarm, replica_seed);
-        let found = found.map_err(|why| Violation::new("S17 opens what it wrote", format!("n{id}: {why}")))?;
+        let found =
+            found.map_err(|why| Violation::new("S17 opens what it wrote", format!("n{id}: {why}")))?;
         let promises = found.promises;
         self.note(
             node,

@@ -86,6 +86,8 @@ pub struct Disk {
     waiting: VecDeque<Write>,
     in_flight: usize,
     unsynced: VecDeque<Write>,
+    /// How many of them are promised already; only a broken rule leaves any.
+    promised_unsynced: usize,
     durable: LogImage,
     /// What was reported durable, true or not.
     promised: Promises,
@@ -115,6 +117,7 @@ impl Disk {
             waiting: VecDeque::new(),
             in_flight: 0,
             unsynced: VecDeque::new(),
+            promised_unsynced: 0,
             durable: LogImage::default(),
             promised: Promises::default(),
             late_promises: None,
@@ -186,7 +189,9 @@ impl Disk {
         let group: Vec<Write> = self.waiting.drain(..self.in_flight).collect();
         let synced = group.iter().any(|write| write.batch.sync);
         if synced {
-            self.unsynced.iter().chain(&group).for_each(|write| fold(&mut self.promised, write));
+            let earlier = self.unsynced.range(self.promised_unsynced..);
+            earlier.chain(&group).for_each(|write| fold(&mut self.promised, write));
+            self.promised_unsynced = self.unsynced.len() + group.len();
         }
         for mut write in group {
             self.keep_back_promises(&mut write.batch);
@@ -202,6 +207,7 @@ impl Disk {
 
     fn sync(&mut self) -> Result<(), Violation> {
         self.syncs += 1;
+        self.promised_unsynced = 0;
         self.store.sync_oldest(self.unsynced.len());
         while let Some(write) = self.unsynced.pop_front() {
             self.settle(&write)?;
@@ -248,6 +254,7 @@ impl Disk {
             self.unsynced.push_back(write);
         }
         self.in_flight = 0;
+        self.promised_unsynced = 0;
         self.late_promises = None;
         let all = self.unsynced.len();
         let kept = match self.crash.below(4) {
@@ -273,7 +280,8 @@ impl Disk {
         let state = self.store.open_chain(self.chain).map_err(|error| refused(error.to_string()))?;
         let mut found = LogImage::new(state.truncated, state.hard_state, state.applied.index);
         let (from, to) = (state.truncated.index + 1, state.last.index + 1);
-        let entries = self.store.entries(self.chain, from, to, u64::MAX).map_err(|error| refused(error.to_string()))?;
+        let entries =
+            self.store.entries(self.chain, from, to, u64::MAX).map_err(|error| refused(error.to_string()))?;
         entries.iter().for_each(|entry| found.push(EntryDigest::of(entry)));
         self.durable.settle();
         if found != self.durable {

@@ -134,7 +134,11 @@ impl Cluster {
 
     /// The node that leads the highest term, by its own word.
     pub(super) fn leader(&self) -> Option<usize> {
-        let statuses = self.nodes.iter().enumerate().filter_map(|(node, state)| Some((node, &state.running.as_ref()?.status)));
+        let statuses = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(node, state)| Some((node, &state.running.as_ref()?.status)));
         let leaders = statuses.filter(|(_, status)| status.role == Role::Leader);
         leaders.max_by_key(|(_, status)| status.term).map(|(node, _)| node)
     }

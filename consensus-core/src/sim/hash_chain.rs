@@ -179,8 +179,10 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, transactions: &[(u64, u64)]) -> LogEntry {
-        let submissions: Vec<Submission> =
-            transactions.iter().map(|(client, number)| Submission { client: *client, number: *number, bytes: 3 }).collect();
+        let submissions: Vec<Submission> = transactions
+            .iter()
+            .map(|(client, number)| Submission { client: *client, number: *number, bytes: 3 })
+            .collect();
         LogEntry {
             index,
             term: 1,

@@ -109,7 +109,8 @@ impl LogImage {
         }
         if let Some(from) = batch.truncate_from {
             let keep = from.checked_sub(self.base.index + 1);
-            let keep = keep.ok_or_else(|| format!("tail from {from} removed, log begins after {}", self.base.index))?;
+            let keep = keep
+                .ok_or_else(|| format!("tail from {from} removed, log begins after {}", self.base.index))?;
             self.entries.truncate(keep as usize);
         }
         for (entry, digest) in batch.entries.iter().zip(digests) {
@@ -180,6 +181,7 @@ mod tests {
         let mut image = LogImage::default();
         assert_eq!(write(&mut image, &batch(None, &[(2, 1)], None)).unwrap_err(), "entry 2 written after 0");
         write(&mut image, &batch(None, &[(1, 1)], None)).unwrap();
-        write(&mut image, &batch(None, &[(1, 2)], None)).expect_err("overwritten without removal of the tail");
+        write(&mut image, &batch(None, &[(1, 2)], None))
+            .expect_err("overwritten without removal of the tail");
     }
 }

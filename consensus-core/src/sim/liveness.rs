@@ -70,7 +70,8 @@ impl Cluster {
             return Some(format!("a client waits for its answer; {}", self.standing()));
         }
         let agree = self.leader().is_some_and(|leader| self.all_follow(leader));
-        let answered = self.nodes.iter().all(|node| node.running.as_ref().is_some_and(|r| r.open_questions() == 0));
+        let answered =
+            self.nodes.iter().all(|node| node.running.as_ref().is_some_and(|r| r.open_questions() == 0));
         if agree && answered { None } else { Some(self.standing()) }
     }
 

@@ -169,8 +169,11 @@ mod tests {
         let blocked = |cut: Cut| {
             let mut network = network(0, 0, true);
             network.cut(cut);
-            let pairs = (0..3).flat_map(|from| (0..3).map(move |to| (from, to))).filter(|(from, to)| from != to);
-            pairs.filter(|(from, to)| network.send(0, *from, *to, false).arrives_us.is_none()).collect::<Vec<_>>()
+            let pairs =
+                (0..3).flat_map(|from| (0..3).map(move |to| (from, to))).filter(|(from, to)| from != to);
+            pairs
+                .filter(|(from, to)| network.send(0, *from, *to, false).arrives_us.is_none())
+                .collect::<Vec<_>>()
         };
         assert_eq!(blocked(Cut::Isolate(0)), [(0, 1), (0, 2), (1, 0), (2, 0)]);
         assert_eq!(blocked(Cut::Halves(0b011)), [(0, 2), (1, 2), (2, 0), (2, 1)]);
@@ -183,7 +186,8 @@ mod tests {
     #[test]
     fn a_link_without_reordering_keeps_the_order_of_sending() {
         let mut network = network(0, 0, false);
-        let arrivals: Vec<_> = (0..100).filter_map(|now_us| network.send(now_us, 0, 1, false).arrives_us).collect();
+        let arrivals: Vec<_> =
+            (0..100).filter_map(|now_us| network.send(now_us, 0, 1, false).arrives_us).collect();
         assert!(arrivals.is_sorted());
     }
 

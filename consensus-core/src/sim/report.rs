@@ -106,11 +106,21 @@ impl fmt::Display for Counters {
             counts.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
         };
         let hours = self.simulated_us as f64 / (3600 * SECOND) as f64;
-        writeln!(f, "{hours:.1} simulated hours, {} steps, {} rounds, {} syncs", self.steps, self.rounds, self.syncs)?;
+        writeln!(
+            f,
+            "{hours:.1} simulated hours, {} steps, {} rounds, {} syncs",
+            self.steps, self.rounds, self.syncs
+        )?;
         writeln!(
             f,
             "{} messages ({} lost, {} twice), {} elections, {} partitions, {} pauses, {} transfers",
-            self.sent, self.lost, self.duplicated, self.elections, self.partitions, self.pauses, self.transfers
+            self.sent,
+            self.lost,
+            self.duplicated,
+            self.elections,
+            self.partitions,
+            self.pauses,
+            self.transfers
         )?;
         writeln!(
             f,

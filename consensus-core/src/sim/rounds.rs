@@ -145,7 +145,8 @@ impl Cluster {
             }
             if kind == MessageType::MsgRequestVoteResponse && !message.reject {
                 boundary = Boundary::VoteSent;
-            } else if kind == MessageType::MsgAppendResponse && !message.reject && boundary == Boundary::Sent {
+            } else if kind == MessageType::MsgAppendResponse && !message.reject && boundary == Boundary::Sent
+            {
                 boundary = Boundary::AcceptanceSent;
             }
             self.transmit(process, message, digest);
@@ -234,7 +235,10 @@ impl Cluster {
         let id = node as u64 + 1;
         let Some(running) = self.nodes[node].running.as_mut() else { return Ok(Boundary::Other) };
         let Some(question) = running.answered(ticket) else {
-            return Err(Violation::new("S15 one answer per ticket", format!("n{id} answers {ticket:?} again")));
+            return Err(Violation::new(
+                "S15 one answer per ticket",
+                format!("n{id} answers {ticket:?} again"),
+            ));
         };
         let application = running.application.index();
         let (done, index) = match outcome {

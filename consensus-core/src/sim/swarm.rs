@@ -338,7 +338,14 @@ fn derive_workload(fields: &mut Fields) -> Workload {
 
 impl fmt::Display for Swarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}: {} nodes, {:?}, {} s", self.seed, self.nodes, self.application, self.safety_us / SECOND)?;
+        writeln!(
+            f,
+            "seed {}: {} nodes, {:?}, {} s",
+            self.seed,
+            self.nodes,
+            self.application,
+            self.safety_us / SECOND
+        )?;
         writeln!(
             f,
             "  tick {} ms, election {} ticks, heartbeat {}, snapshot every {} entries, retain {}",

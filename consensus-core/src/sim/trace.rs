@@ -9,8 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::io::Write as _;
 
 use super::rng::scramble;
-use crate::replica::eraftpb::MessageType;
 use crate::replica::Message;
+use crate::replica::eraftpb::MessageType;
 
 /// Steps that are kept for the report of a failure.
 const KEPT_STEPS: usize = 400;
@@ -57,8 +57,18 @@ impl MessageDigest {
 impl fmt::Display for MessageDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.kind)?;
-        write!(f, " {}->{} term {} index {} logterm {}", self.from, self.to, self.term, self.index, self.log_term)?;
-        write!(f, " commit {} entries {}{}", self.commit, self.entries, if self.reject { " reject" } else { "" })
+        write!(
+            f,
+            " {}->{} term {} index {} logterm {}",
+            self.from, self.to, self.term, self.index, self.log_term
+        )?;
+        write!(
+            f,
+            " commit {} entries {}{}",
+            self.commit,
+            self.entries,
+            if self.reject { " reject" } else { "" }
+        )
     }
 }
 

@@ -1,10 +1,10 @@
 //! A node's writer and application at work.
 
+use super::clients::Reply;
 use super::cluster::{Cluster, Happening, Process};
 use super::disk::{Completion, Write};
 use super::invariants::{Verdict, Violation};
 use super::node::Task;
-use super::clients::Reply;
 use super::swarm::Boundary;
 use super::trace::Step;
 use crate::replica::Event;
@@ -103,12 +103,16 @@ impl Cluster {
         let mut told = Vec::new();
         for (height, block) in taken.blocks {
             self.invariants.apply_order.block(node, height)?;
-            let told_here = block.transactions.iter().filter(|(client, number)| running.pool.told(*client, *number));
+            let told_here =
+                block.transactions.iter().filter(|(client, number)| running.pool.told(*client, *number));
             told.extend(told_here.copied());
             self.invariants.one_content_per_position.block(id, height, block)?;
         }
         for (client, number) in told {
-            let place = self.nodes[node].running.as_ref().and_then(|running| running.application.find(client, number));
+            let place = self.nodes[node]
+                .running
+                .as_ref()
+                .and_then(|running| running.application.find(client, number));
             if let Some(place) = place {
                 self.reply(client as usize, number, node, Reply::Committed(place));
             }

@@ -58,7 +58,8 @@ impl AcknowledgedOnce {
                     return Err(Violation::new(NAME, detail));
                 }
                 if let Some((first, _)) = places.insert((client, number), (height, position)) {
-                    let detail = format!("transaction {number} of client {client} is at heights {first} and {height}");
+                    let detail =
+                        format!("transaction {number} of client {client} is at heights {first} and {height}");
                     return Err(Violation::new(NAME, detail));
                 }
             }
@@ -67,7 +68,10 @@ impl AcknowledgedOnce {
             let place = places.get(&(told.client, told.number)).copied();
             let hash = blocks.get((told.height as usize).wrapping_sub(1)).map(|block| block.hash);
             if place != Some((told.height, told.position)) || hash != Some(told.hash) {
-                return Err(Violation::new(NAME, format!("{told:?}, but it is at {place:?} in block {hash:?}")));
+                return Err(Violation::new(
+                    NAME,
+                    format!("{told:?}, but it is at {place:?} in block {hash:?}"),
+                ));
             }
         }
         self.judge_order()
@@ -84,11 +88,15 @@ impl AcknowledgedOnce {
         let mut highest: Option<&Acknowledgement> = None;
         for told in by_submission {
             while let Some(before) = arrived.next_if(|before| before.acknowledged_us < told.submitted_us) {
-                let higher = highest.is_none_or(|h| (h.height, h.position) < (before.height, before.position));
+                let higher =
+                    highest.is_none_or(|h| (h.height, h.position) < (before.height, before.position));
                 highest = if higher { Some(before) } else { highest };
             }
             if let Some(before) = highest.filter(|h| (h.height, h.position) > (told.height, told.position)) {
-                return Err(Violation::new(NAME, format!("{told:?} was submitted after {before:?} was acknowledged")));
+                return Err(Violation::new(
+                    NAME,
+                    format!("{told:?} was submitted after {before:?} was acknowledged"),
+                ));
             }
         }
         Ok(())
@@ -101,7 +109,15 @@ mod tests {
 
     fn told(number: u64, submitted_us: u64, height: u64) -> Acknowledgement {
         let hash = Hash([height as u8; 32]);
-        Acknowledgement { client: 1, number, submitted_us, acknowledged_us: submitted_us + 5, height, position: 0, hash }
+        Acknowledgement {
+            client: 1,
+            number,
+            submitted_us,
+            acknowledged_us: submitted_us + 5,
+            height,
+            position: 0,
+            hash,
+        }
     }
 
     fn judge(acknowledgements: &[Acknowledgement], chain: &[&[u64]]) -> Verdict {

@@ -32,7 +32,10 @@ impl DurableQuorum {
         }
         Err(Violation::new(
             "S5 durable quorum",
-            format!("n{node} counts index {index} of term {} committed with {copies} durable copies", digest.term),
+            format!(
+                "n{node} counts index {index} of term {} committed with {copies} durable copies",
+                digest.term
+            ),
         ))
     }
 }

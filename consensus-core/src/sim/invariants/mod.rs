@@ -16,7 +16,7 @@ mod ordered_and_bounded;
 
 use std::fmt;
 
-pub use acknowledged_once::{Acknowledgement, AcknowledgedOnce};
+pub use acknowledged_once::{AcknowledgedOnce, Acknowledgement};
 pub use apply_order::ApplyOrder;
 pub use durable_before_heard::DurableBeforeHeard;
 pub use durable_quorum::DurableQuorum;

@@ -24,10 +24,13 @@ impl Promises {
     /// What is wrong with going from here to there.
     fn broken_by(&self, next: &Self) -> Option<String> {
         let (old, new) = (&self.hard_state, &next.hard_state);
-        let falls = |what: &str, from: u64, to: u64| (to < from).then(|| format!("{what} falls from {from} to {to}"));
+        let falls =
+            |what: &str, from: u64, to: u64| (to < from).then(|| format!("{what} falls from {from} to {to}"));
         let revoted = new.term == old.term && old.vote.is_some() && new.vote != old.vote;
         falls("term", old.term, new.term)
-            .or_else(|| revoted.then(|| format!("vote in term {} was {:?}, is {:?}", old.term, old.vote, new.vote)))
+            .or_else(|| {
+                revoted.then(|| format!("vote in term {} was {:?}, is {:?}", old.term, old.vote, new.vote))
+            })
             .or_else(|| falls("commit", old.commit, new.commit))
             .or_else(|| falls("applied", self.applied, next.applied))
             .or_else(|| falls("height", self.height, next.height))
@@ -78,7 +81,11 @@ mod tests {
     use crate::ids::NodeId;
 
     fn promises(term: u64, vote: u64, commit: u64) -> Promises {
-        Promises { hard_state: HardState { term, vote: NodeId::new(vote), commit }, applied: commit, height: 0 }
+        Promises {
+            hard_state: HardState { term, vote: NodeId::new(vote), commit },
+            applied: commit,
+            height: 0,
+        }
     }
 
     #[test]

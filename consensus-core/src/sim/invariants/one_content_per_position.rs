@@ -89,7 +89,10 @@ impl OneContentPerPosition {
         if canonical == Some(hash) {
             return Ok(());
         }
-        Err(Violation::new(NAME, format!("n{node} has hash {hash} at height {height}, canonical is {canonical:?}")))
+        Err(Violation::new(
+            NAME,
+            format!("n{node} has hash {hash} at height {height}, canonical is {canonical:?}"),
+        ))
     }
 }
 

@@ -23,7 +23,9 @@ impl OneLeaderPerTerm {
         let (first, before) = known;
         Err(Violation::new(
             "S1 one leader per term",
-            format!("term {term} is led by n{node} (incarnation {incarnation}), before by n{first} ({before})"),
+            format!(
+                "term {term} is led by n{node} (incarnation {incarnation}), before by n{first} ({before})"
+            ),
         ))
     }
 
