@@ -285,7 +285,7 @@ impl Cluster {
         }
         let id = node as u64 + 1;
         let incarnation = self.nodes[node].incarnation + 1;
-        let replica_seed = Rng::new(self.swarm.seed, Stream::Election, (id << 32) | incarnation).next();
+        let replica_seed = Rng::new(self.swarm.seed, Stream::Election, (id << 32) | incarnation).draw();
         let found = self.nodes[node].start(&self.swarm, replica_seed);
         let found =
             found.map_err(|why| Violation::new("S17 opens what it wrote", format!("n{id}: {why}")))?;

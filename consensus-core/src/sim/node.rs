@@ -91,10 +91,12 @@ impl Pool {
         let (_, room) = self.open.as_mut().filter(|(_, room)| *room > 0)?;
         let mut bytes = 16;
         let mut block = Vec::new();
-        while let Some(submission) = self.waiting.pop_front_if(|next| {
-            bytes += Application::framed_bytes(next);
-            block.len() < count_max && bytes <= bytes_max
-        }) {
+        while let Some(submission) = self.waiting.front().copied() {
+            bytes += Application::framed_bytes(&submission);
+            if block.len() >= count_max || bytes > bytes_max {
+                break;
+            }
+            self.waiting.pop_front();
             self.proposed.insert(submission.client, submission.number);
             block.push(submission);
         }

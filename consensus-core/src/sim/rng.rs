@@ -78,14 +78,14 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.counter = self.counter.wrapping_add(1);
         scramble(self.key.wrapping_add(self.counter.wrapping_mul(GOLDEN)))
     }
 
     /// Uniform in `0..bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 
     /// Uniform in `low..=high`.
@@ -100,7 +100,7 @@ impl Rng {
 
     /// True every second time.
     pub fn coin(&mut self) -> bool {
-        self.next() >> 63 == 1
+        self.draw() >> 63 == 1
     }
 
     /// One of them.
@@ -113,7 +113,7 @@ impl Rng {
 
     /// Roughly exponential with this mean, at most sixteen times the mean.
     pub fn exponential(&mut self, mean: u64) -> u64 {
-        let bits = self.next();
+        let bits = self.draw();
         let whole = u64::from(bits.trailing_zeros().min(22));
         let fraction = bits >> 54;
         // Halvings are geometric, the line between two powers is straight: mean 1.5 units of 1024.
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn streams_of_one_seed_differ_and_repeat() {
-        let draw = |seed, stream, object| Rng::new(seed, stream, object).next();
+        let draw = |seed, stream, object| Rng::new(seed, stream, object).draw();
         assert_eq!(draw(7, Stream::LinkLoss, 3), draw(7, Stream::LinkLoss, 3));
         assert_ne!(draw(7, Stream::LinkLoss, 3), draw(7, Stream::LinkLoss, 4));
         assert_ne!(draw(7, Stream::LinkLoss, 3), draw(7, Stream::LinkLatency, 3));

@@ -57,7 +57,7 @@ impl Cluster {
     /// A node's application is done with its first task, or with a part of it.
     pub(super) fn worked(&mut self, process: Process) -> Verdict {
         let node = process.node;
-        let part = self.work[node].next();
+        let part = self.work[node].draw();
         let Some(running) = self.nodes[node].running_as(process.incarnation) else { return Ok(()) };
         let Some(task) = running.tasks.pop_front() else { return Ok(()) };
         let boundary = match task {
