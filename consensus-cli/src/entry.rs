@@ -165,8 +165,8 @@ impl BlockBody {
             more => format!(" and {more} more"),
         };
         format!(
-            "{} transactions, {}, {}: {}{more}",
-            self.transaction_count,
+            "{}, {}, {}: {}{more}",
+            text::count(self.transaction_count, "transaction"),
             text::size(self.payload_bytes),
             text::time(self.timestamp_ms),
             ids.join(" ")

@@ -78,7 +78,9 @@ fn innermost(error: &dyn std::error::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string().to_lowercase()
+    let words = cause.to_string().to_lowercase();
+    // The number says nothing that the words do not.
+    words.split(" (os error").next().unwrap_or(&words).to_owned()
 }
 
 /// A connected node.

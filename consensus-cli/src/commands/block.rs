@@ -45,11 +45,11 @@ pub(crate) async fn run(args: BlockArgs, out: &mut dyn Write) -> anyhow::Result<
 pub(crate) fn print(out: &mut dyn Write, block: &json::Block) -> std::io::Result<()> {
     writeln!(
         out,
-        "block {}  {}  {}  {} transactions",
+        "block {}  {}  {}  {}",
         block.height,
         block.hash,
         text::time(block.timestamp_ms),
-        block.transaction_count
+        text::count(block.transaction_count, "transaction")
     )?;
     for (index, transaction) in block.transactions.iter().flatten().enumerate() {
         let payload = transaction.payload.as_deref().unwrap_or_default();

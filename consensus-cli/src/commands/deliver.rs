@@ -9,6 +9,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use anyhow::bail;
 use consensus_core::ids::Hash;
 use consensus_core::ledger::{HashRule, Header};
 use consensus_proto::ordering::{Block, DeliverRequest, TipRequest, deliver_request};
@@ -28,6 +29,11 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// If no node answers or, without `--follow`, the stream is lost.
 pub(crate) async fn run(args: DeliverArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    if let (From::Height(from), Some(to)) = (args.from, args.to)
+        && from > to
+    {
+        bail!("--from is {from}, which is after --to {to}");
+    }
     let follow = args.follow || (args.from == From::Live && args.to.is_none());
     let mut delivery = Delivery { args, follow, to: 0, last: None };
     delivery.to = match delivery.args.to {
@@ -124,7 +130,7 @@ impl Delivery {
         if let (From::Height(from), None, true) = (self.args.from, self.last, self.to > 0)
             && from > self.to
         {
-            return Ok(StreamEnd::Finding(format!("block {from} is beyond the end at {}", self.to)));
+            return Ok(StreamEnd::Finding(format!("block {from} is beyond the tip at {}", self.to)));
         }
         let timeout = self.args.nodes.timeout;
         let wanted = self.wanted();

@@ -239,11 +239,8 @@ fn print(out: &mut dyn Write, chain: &Chain<'_>, inspection: &ChainInspection) -
         rows.push(("installing", position(chain.installing)));
     }
     if let Some(tip) = &chain.tip {
-        let transactions = text::thousands(tip.transactions);
-        rows.push((
-            "tip",
-            format!("height {} (entry {}), {transactions} transactions", tip.height, tip.log_index),
-        ));
+        let transactions = text::count(tip.transactions, "transaction");
+        rows.push(("tip", format!("height {} (entry {}), {transactions}", tip.height, tip.log_index)));
         rows.push(("tip hash", tip.hash.clone()));
     }
     let range = chain.log.first_index.zip(chain.log.last_index);

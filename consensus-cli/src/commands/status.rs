@@ -331,11 +331,10 @@ fn print(out: &mut dyn Write, report: &Report) -> anyhow::Result<()> {
         ">lag", ">peers", "state", "ready",
     ]);
     for node in &report.nodes {
-        if let Some(error) = &node.error {
-            let cause = error.strip_prefix(&format!("{}: ", node.address)).unwrap_or(error);
+        if !node.reachable {
             let mut cells = vec![node.address.clone()];
             cells.extend(std::iter::repeat_n(String::new(), 11));
-            cells.push(format!("unreachable: {cause}"));
+            cells.push("unreachable".to_owned());
             rows.add_row(cells);
         }
         for chain in &node.chains {
@@ -343,6 +342,9 @@ fn print(out: &mut dyn Write, report: &Report) -> anyhow::Result<()> {
         }
     }
     table::print(out, &rows)?;
+    for error in report.nodes.iter().filter_map(|node| node.error.as_ref()) {
+        writeln!(out, "{error}")?;
+    }
     match (&report.leader, report.compared_at_height) {
         (Some(leader), Some(height)) if report.agree => {
             writeln!(
@@ -468,7 +470,7 @@ mod tests {
         };
         print(&mut out, &report).expect("prints");
         let text = String::from_utf8(out).expect("text");
-        assert!(text.contains("unreachable: connection refused"), "{text}");
+        assert!(text.contains("unreachable\nn3:1: connection refused\n"), "{text}");
         assert!(text.ends_with("node 1 leads in term 5\n"), "{text}");
     }
 }

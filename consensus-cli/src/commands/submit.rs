@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use consensus_proto::ordering::Acknowledgement;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -79,6 +79,10 @@ fn open_source(args: &SubmitArgs, client: &str) -> anyhow::Result<(Source, Optio
     }
     if let Some(path) = &args.file {
         let payload = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        if payload.len() > source::TRANSACTION_BYTES_MAX {
+            let (name, bytes, max) = (path.display(), payload.len(), source::TRANSACTION_BYTES_MAX);
+            bail!("{name} has {bytes} bytes, a transaction has at most {max}");
+        }
         return Ok((source::single(id, Bytes::from(payload)), None));
     }
     let path = args.lines.as_ref().context("one of TEXT, --file and --lines is needed")?;
@@ -203,9 +207,10 @@ struct Tally {
     last_fate: Instant,
     longest_gap: Duration,
     troubles_noted: u32,
+    last_trouble: String,
 }
 
-/// Notes about trouble on standard error, at most; the summary has the last one.
+/// Notes about trouble on standard error, at most, repetitions of the last aside; the summary has the last one.
 const TROUBLE_NOTES_MAX: u32 = 20;
 
 impl Tally {
@@ -229,6 +234,7 @@ impl Tally {
             last_fate: now,
             longest_gap: Duration::ZERO,
             troubles_noted: 0,
+            last_trouble: String::new(),
         }
     }
 
@@ -331,10 +337,12 @@ impl Observer for Tally {
     }
 
     fn on_trouble(&mut self, what: &str) {
-        self.troubles_noted += 1;
-        if self.troubles_noted <= TROUBLE_NOTES_MAX {
-            self.bar.suspend(|| eprintln!("{what}; trying again"));
+        if self.last_trouble == what || self.troubles_noted == TROUBLE_NOTES_MAX {
+            return;
         }
+        self.troubles_noted += 1;
+        what.clone_into(&mut self.last_trouble);
+        self.bar.suspend(|| eprintln!("{what}; trying again"));
     }
 }
 

@@ -186,12 +186,12 @@ fn print(out: &mut dyn Write, document: &Document) -> std::io::Result<()> {
         let name = chain.identity.as_ref().map_or("unknown", |identity| &identity.chain);
         writeln!(
             out,
-            "chain {name}: {} entries ({}), {} blocks with {} transactions, {} records: {}",
-            text::thousands(*entries),
+            "chain {name}: {} in the log ({}), {} with {}, {} of the application: {}",
+            text::count(*entries, "record"),
             text::size(*log_bytes),
-            text::thousands(*blocks),
-            text::thousands(*transactions),
-            text::thousands(*application_records),
+            text::count(*blocks, "block"),
+            text::count(*transactions, "transaction"),
+            text::count(*application_records, "record"),
             verdict(chain.findings_total),
         )?;
     }
@@ -202,7 +202,6 @@ fn print(out: &mut dyn Write, document: &Document) -> std::io::Result<()> {
 fn verdict(findings: u64) -> String {
     match findings {
         0 => "clean".to_owned(),
-        1 => "1 finding".to_owned(),
-        _ => format!("{} findings", text::thousands(findings)),
+        _ => text::count(findings, "finding"),
     }
 }

@@ -42,6 +42,12 @@ pub(crate) fn thousands(number: u64) -> String {
     grouped
 }
 
+/// `1 block`, `1,234 blocks`.
+pub(crate) fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", thousands(number))
+}
+
 /// Bytes with a binary unit: `17 B`, `1.5 KiB`, `2.0 GiB`.
 pub(crate) fn size(bytes: u64) -> String {
     let scaled = |shift: u32| bytes as f64 / f64::from(1u32 << shift);
@@ -131,6 +137,8 @@ mod tests {
     fn quantities_read_well() {
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!(thousands(999), "999");
+        assert_eq!(count(1, "block"), "1 block");
+        assert_eq!(count(1000, "block"), "1,000 blocks");
         assert_eq!(size(17), "17 B");
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(size(2 << 20), "2.0 MiB");

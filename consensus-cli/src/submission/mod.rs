@@ -22,7 +22,7 @@ use consensus_proto::records::Transaction;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use self::source::Chunk;
 use crate::remote::Address;
@@ -269,7 +269,10 @@ impl Submitter {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => self.on_answer(answer, &address, &mut flow, observer)?,
                     Ok(None) => return Ok(SessionEnd::Trouble(Trouble::new(format!("{address}: ended the stream")))),
-                    Err(status) => return Ok(SessionEnd::Trouble(Trouble::from_status(&address, &status))),
+                    Err(status) => {
+                        self.on_broken_stream(&status, observer)?;
+                        return Ok(SessionEnd::Trouble(Trouble::from_status(&address, &status)));
+                    }
                 },
                 chunk = self.source.recv(), if !self.source_done && self.backlog.len() < self.options.window => {
                     self.on_chunk(chunk, observer)?;
@@ -435,6 +438,29 @@ impl Submitter {
                 left.len()
             )));
             self.backlog.extend(left);
+        }
+        observer.on_round()
+    }
+
+    /// A node breaks a stream off where a message is larger than it takes. Small messages never are, so it was a
+    /// single large transaction, and if any, the largest; without this it would be sent for ever.
+    fn on_broken_stream(&mut self, status: &Status, observer: &mut dyn Observer) -> anyhow::Result<()> {
+        if status.code() != Code::OutOfRange {
+            return Ok(());
+        }
+        let size = |parcel: &Parcel| match parcel.items.as_slice() {
+            [single] => single.transaction.payload.len(),
+            _ => 0,
+        };
+        let largest = self.outstanding.iter().max_by_key(|(_, parcel)| size(parcel));
+        let Some((&sequence, _)) = largest.filter(|(_, parcel)| size(parcel) > MESSAGE_BYTES_MAX) else {
+            return Ok(());
+        };
+        let parcel = self.outstanding.remove(&sequence).expect("it was found just now");
+        self.outstanding_items -= parcel.items.len();
+        self.last_progress = Instant::now();
+        for item in &parcel.items {
+            observer.on_fate(item, Fate::Refused(status.message().to_owned()), None)?;
         }
         observer.on_round()
     }

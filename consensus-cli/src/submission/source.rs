@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use super::Item;
 
-/// Longest line; no chain takes larger transactions.
-const LINE_BYTES_MAX: usize = 16 << 20;
+/// Largest transaction, and thereby longest line, that is read; no chain takes larger ones.
+pub(crate) const TRANSACTION_BYTES_MAX: usize = 16 << 20;
 
 /// Lines and bytes of one chunk.
 const CHUNK_LINES_MAX: usize = 512;
@@ -83,7 +83,7 @@ impl<R: Read> Lines<R> {
         let mut ends = Vec::new();
         while ends.len() < CHUNK_LINES_MAX && text.len() < CHUNK_BYTES_MAX {
             let start = text.len();
-            let limit = LINE_BYTES_MAX as u64 + 2;
+            let limit = TRANSACTION_BYTES_MAX as u64 + 2;
             let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut text);
             let read = read.with_context(|| format!("reading line {}", self.line + 1))?;
             if read == 0 {
@@ -97,8 +97,8 @@ impl<R: Read> Lines<R> {
                     text.pop();
                 }
             }
-            if text.len() - start > LINE_BYTES_MAX {
-                return Err(anyhow!("line {} is longer than {LINE_BYTES_MAX} bytes", self.line));
+            if text.len() - start > TRANSACTION_BYTES_MAX {
+                return Err(anyhow!("line {} is longer than {TRANSACTION_BYTES_MAX} bytes", self.line));
             }
             if text.len() == start {
                 chunk.blank_lines += 1;
