@@ -14,7 +14,7 @@ pub(crate) mod random;
 mod report;
 mod scenarios;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -108,6 +108,11 @@ impl Stage {
             }
         }
         anyhow::bail!("{} has a thousand runs named {name}: remove some", self.runs.display())
+    }
+
+    /// A path as one would type it from the checkout.
+    pub(crate) fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
     }
 
     pub(crate) fn server(&self) -> &PathBuf {

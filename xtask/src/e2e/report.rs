@@ -51,6 +51,8 @@ pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
     pub(crate) nodes: Vec<NodeEnd>,
     pub(crate) fault: Fault,
+    /// What to do with a cluster that was left running.
+    pub(crate) epilogue: Option<String>,
 }
 
 impl Outcome {
@@ -91,6 +93,7 @@ impl Outcome {
                 .to_owned(),
             false => format!("  verdict: FAILED\n    {}", self.verdict.findings.join("\n    ")),
         });
+        lines.extend(self.epilogue.clone());
         lines.join("\n")
     }
 
@@ -155,6 +158,7 @@ mod tests {
             verdict: Verdict { sent: 5, acknowledged: 5, in_chain: 5, findings, ..Verdict::default() },
             nodes: vec![node],
             fault: Fault { what: "kill -9 of node 1".into(), recovery: Duration::from_millis(1310) },
+            epilogue: None,
         }
     }
 

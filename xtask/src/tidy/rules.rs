@@ -189,6 +189,11 @@ fn unbounded_channels(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
+/// True for measurements and examples, which wait as their users do.
+fn is_demonstration(path: &str) -> bool {
+    path.contains("/benches/") || path.contains("/examples/")
+}
+
 /// True for the pause of a loop that asks again: a `loop` or `while` stands a few lines above.
 fn is_in_loop(code: &str, position: usize) -> bool {
     let above = code[..position].lines().rev().take(POLL_LINES).collect::<Vec<_>>().join(" ");
@@ -200,7 +205,7 @@ fn sleeping_tests(source: &Source) -> Vec<Finding> {
     ["thread::sleep", "time::sleep"]
         .iter()
         .flat_map(|token| occurrences(source.code(), token))
-        .filter(|&position| source.is_test(position) && !source.path().contains("/benches/"))
+        .filter(|&position| source.is_test(position) && !is_demonstration(source.path()))
         .filter(|&position| !is_in_loop(source.code(), position))
         .map(|position| finding(source, position, "sleeping-test", message))
         .collect()

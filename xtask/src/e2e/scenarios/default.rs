@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// Run so many rounds with different kill moments
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
-    /// Transactions, one per line; blank lines are left out [default: the workspace's own source text]
+    /// Transactions, one per line; empty lines are left out [default: the workspace's own source text]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Leave the cluster running at the end and print how to talk to it
@@ -129,7 +129,7 @@ fn input(stage: &Stage, file: Option<&Path>) -> Result<(Vec<Vec<u8>>, String)> {
         Some(file) => format!("the lines of {}", file.display()),
         None => format!("the source text of this workspace, {} files", files.len()),
     };
-    ensure!(!lines.is_empty(), "{source}: no line that is not blank");
+    ensure!(!lines.is_empty(), "{source}: no line that is not empty");
     Ok((lines, source))
 }
 
@@ -207,7 +207,8 @@ impl<'a> Round<'a> {
     }
 
     fn play(&mut self) -> Result<Outcome> {
-        self.phases.say(&format!("starting {} nodes in {}", self.options.nodes, self.directory.display()));
+        let directory = self.stage.shown(&self.directory);
+        self.phases.say(&format!("starting {} nodes in {directory}", self.options.nodes));
         self.cluster.start_all()?;
         let leader = self.leader()?;
         let clients = self.start_clients(leader)?;
@@ -234,10 +235,8 @@ impl<'a> Round<'a> {
             self.stop(&mut nodes, &mut verdict.findings)?;
         }
         self.verify(&mut nodes, &mut verdict.findings)?;
-        if self.options.keep {
-            self.say_how_to_talk();
-        }
-        Ok(Outcome { verdict, nodes, fault })
+        let epilogue = self.options.keep.then(|| self.how_to_talk());
+        Ok(Outcome { verdict, nodes, fault, epilogue })
     }
 
     /// Waits until all running nodes know the same leader, and returns it.
@@ -413,18 +412,21 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    fn say_how_to_talk(&self) {
-        let cli = self.stage.cli().path().display();
-        println!("\nthe cluster is running; try");
-        println!("  export CONSENSUS_NODES={}", self.all_addresses);
-        println!("  {cli} status");
-        println!("  {cli} submit 'hello'");
-        println!("  {cli} deliver --from newest --follow");
+    fn how_to_talk(&self) -> String {
+        let cli = self.stage.shown(self.stage.cli().path());
+        let mut lines = vec![
+            "\nthe cluster is running; try".to_owned(),
+            format!("  export CONSENSUS_NODES={}", self.all_addresses),
+            format!("  {cli} status"),
+            format!("  {cli} submit 'hello'"),
+            format!("  {cli} deliver --from newest --follow"),
+        ];
         for node in self.cluster.nodes() {
-            println!("  curl http://127.0.0.1:{}/status", node.ports().ops);
+            lines.push(format!("  curl http://127.0.0.1:{}/status", node.ports().ops));
         }
         let ids = self.cluster.nodes().iter().filter_map(|node| node.process_id()).map(|id| id.to_string());
-        println!("stop it with  kill {}", ids.collect::<Vec<_>>().join(" "));
-        println!("logs and data are in {}", self.directory.display());
+        lines.push(format!("stop it with  kill {}", ids.collect::<Vec<_>>().join(" ")));
+        lines.push(format!("logs and data are in {}", self.stage.shown(&self.directory)));
+        lines.join("\n")
     }
 }
