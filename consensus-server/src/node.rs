@@ -69,6 +69,13 @@ pub struct ChainConfig {
     pub ledger: LedgerOptions,
 }
 
+impl ChainConfig {
+    /// The chain as keys and messages name it.
+    pub fn id(&self) -> ChainId {
+        ChainId::derive(&self.name, self.incarnation)
+    }
+}
+
 /// What a node needs for each of its chains from whoever puts it together.
 pub trait Wiring {
     /// What connects the chain with its peers; it will be given the chain's handle later.
@@ -115,6 +122,12 @@ pub enum NodeError {
         /// The first voters.
         voters: Vec<NodeId>,
     },
+    /// The configuration has it twice.
+    #[error("chain {chain} is configured twice")]
+    Twice {
+        /// The chain's name.
+        chain: String,
+    },
     /// The writer's thread.
     #[error("starting the writer: {0}")]
     Writer(#[from] io::Error),
@@ -151,9 +164,16 @@ impl Node {
         let writer = NodeWriter::start(store.clone(), writer_limits(&config.chains), wiring.on_write())?;
         let mut chains = BTreeMap::new();
         for chain in &config.chains {
-            let identity = adopt(&*store, &config, chain)?;
-            let started = start_chain(&store, &writer, chain.clone(), &identity, wiring);
-            chains.insert(identity.chain_id(), started?);
+            match open_chain(&store, &writer, &config, chain, wiring) {
+                Ok(started) => chains.insert(started.running.handle().id(), started),
+                Err(error) => {
+                    // Nothing has been served yet: there is nothing to hand over or to wait for.
+                    for started in chains.into_values() {
+                        started.running.stop(APPLICATION_PATIENCE).await;
+                    }
+                    return Err(error);
+                }
+            };
         }
         let known = chains.values().map(NodeChain::knowledge).collect();
         let recorder = tokio::spawn(record_peers(known));
@@ -232,6 +252,22 @@ impl NodeChain {
     }
 }
 
+/// Opens a chain, or creates it.
+fn open_chain(
+    store: &Arc<RocksStore>,
+    writer: &Arc<NodeWriter>,
+    config: &NodeConfig,
+    chain: &ChainConfig,
+    wiring: &dyn Wiring,
+) -> Result<NodeChain, NodeError> {
+    let named = config.chains.iter().filter(|other| other.id() == chain.id()).count();
+    if named > 1 {
+        return Err(NodeError::Twice { chain: chain.name.clone() });
+    }
+    let identity = adopt(store, config, chain)?;
+    start_chain(store, writer, chain.clone(), &identity, wiring)
+}
+
 /// The chain's identity: what the store says, checked, or a new one.
 fn adopt(store: &RocksStore, config: &NodeConfig, chain: &ChainConfig) -> Result<Identity, NodeError> {
     let existing = store.chains()?;
@@ -242,8 +278,7 @@ fn adopt(store: &RocksStore, config: &NodeConfig, chain: &ChainConfig) -> Result
         foreign("cluster", &found.cluster, &config.cluster)?;
         foreign("node id", &found.node_id, &config.node_id)?;
     }
-    let id = ChainId::derive(&chain.name, chain.incarnation);
-    if let Some(found) = existing.iter().find(|found| found.chain_id() == id) {
+    if let Some(found) = existing.iter().find(|found| found.chain_id() == chain.id()) {
         foreign("genesis hash", &found.genesis_hash, &genesis_hash)?;
         return Ok(found.clone());
     }

@@ -67,7 +67,7 @@ impl Default for LedgerOptions {
             queue_transactions_max: 50_000,
             queue_bytes_max: 64 << 20,
             submit_timeout: Duration::from_secs(10),
-            leader_grace: Duration::from_millis(200),
+            leader_grace: Duration::from_millis(500),
             recent_bytes_max: 64 << 20,
         }
     }

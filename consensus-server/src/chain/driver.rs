@@ -145,6 +145,8 @@ impl Driver {
             };
             let waiting = self.inbox.take(ROUND_MESSAGES_MAX);
             left = waiting.left;
+            // Under load the inbox is always ready; others want the thread, too.
+            tokio::task::consume_budget().await;
             match self.round(waiting, ticked) {
                 Next::Go => {}
                 next => return next,

@@ -57,8 +57,8 @@ impl ChainHandle {
         &self.shared.limits
     }
 
-    /// The newest published state: at most some milliseconds old, and never older than the last change of
-    /// leadership.
+    /// The newest published state: at most a tick old, some milliseconds under load, and never older than the
+    /// last change of leadership.
     pub fn status(&self) -> Arc<Status> {
         self.shared.status.borrow().clone()
     }

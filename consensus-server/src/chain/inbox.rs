@@ -286,8 +286,7 @@ mod tests {
     }
 
     fn append(bytes: usize) -> Message {
-        let mut entry = Entry::default();
-        entry.data = vec![0; bytes].into();
+        let entry = Entry { data: vec![0; bytes].into(), ..Entry::default() };
         let mut message = Message::default();
         message.set_entries(vec![entry].into());
         message

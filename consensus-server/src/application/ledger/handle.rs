@@ -140,7 +140,7 @@ impl LedgerHandle {
         let count = transactions.len();
         let (answer, outcomes) = oneshot::channel();
         match self.shared.frames.push(Frame { transactions, acknowledgement, answer }) {
-            Ok(()) => outcomes.await.unwrap_or_else(|_| vec![stopping(count)]),
+            Ok(()) => outcomes.await.unwrap_or_else(|_| vec![unknown(count)]),
             Err(NotTaken::Full(what, bound)) => {
                 vec![refused(
                     count,
@@ -170,7 +170,7 @@ impl LedgerHandle {
         if let Some(height) = height
             && !self.shared.arrivals.reached(height).await
         {
-            return vec![stopping(count)];
+            return vec![unknown(count)];
         }
         outcomes
     }
@@ -349,14 +349,22 @@ fn prove(block: &Block, index: u32) -> Option<InclusionProof> {
     })
 }
 
-fn stopping(count: usize) -> Outcome {
+/// Nothing was taken: the node takes no submissions any more.
+pub(super) fn stopping(count: usize) -> Outcome {
     refused(count, Reason::ShuttingDown, "the node is stopping", None)
+}
+
+/// The ledger has ended with the frame in its pipeline.
+fn unknown(count: usize) -> Outcome {
+    refused(count, Reason::Timeout, "the node stopped before the outcome was known", None)
 }
 
 /// Whether nobody has taken these transactions, so that they may be offered to somebody else.
 fn is_untouched(outcome: &Outcome) -> bool {
     match &outcome.outcome {
-        Some(outcome::Outcome::Refused(r)) => matches!(r.reason(), Reason::NotLeader | Reason::NoLeader),
+        Some(outcome::Outcome::Refused(r)) => {
+            matches!(r.reason(), Reason::NotLeader | Reason::NoLeader | Reason::ShuttingDown)
+        }
         Some(outcome::Outcome::Committed(_) | outcome::Outcome::Accepted(_)) | None => false,
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::frames;
-use super::handle::Shared;
+use super::handle::{Shared, stopping};
 use super::{Tip, TransactionState, refused};
 use crate::application::{Application, ApplicationEvent, ApplicationInbox};
 use crate::chain::ChainHandle;
@@ -93,9 +93,11 @@ struct End(Arc<Shared>);
 impl Drop for End {
     fn drop(&mut self) {
         self.0.frames.close();
-        // Dropped answers tell that the node is stopping.
+        // A question without an answer is put to the store.
         drop(self.0.frames.take_questions());
-        drop(self.0.frames.take_frames(usize::MAX));
+        for frame in self.0.frames.take_frames(usize::MAX) {
+            let _ = frame.answer.send(vec![stopping(frame.transactions.len())]);
+        }
         self.0.arrivals.end();
     }
 }
@@ -124,6 +126,7 @@ impl Task {
             self.take_frames(&status);
             self.propose();
             self.answer();
+            tokio::task::consume_budget().await;
         }
     }
 
@@ -256,8 +259,11 @@ impl Task {
     fn note_written(&mut self) {
         let written = self.chain.written();
         let mut height = None;
-        while let Some((_, up_to)) = self.unwritten.pop_front_if(|(position, _)| *position <= written) {
+        while let Some((position, up_to)) = self.unwritten.front().copied()
+            && position <= written
+        {
             height = Some(up_to);
+            self.unwritten.pop_front();
         }
         if let Some(height) = height {
             self.shared.recent.written(height);

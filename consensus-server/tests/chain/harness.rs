@@ -21,22 +21,22 @@ use consensus_server::chain::{self, ChainHandle, ChainStart, NodeWriter, Running
 use consensus_server::transport::{Forwarder, Links, PeerBook, PeerLink, Transport};
 use futures_util::future::BoxFuture;
 
-pub const TICK: Duration = Duration::from_millis(20);
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 /// No wait in a test is longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-pub const CLUSTER: &str = "test";
-pub const CHAIN: &str = "main";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const CLUSTER: &str = "test";
+pub(crate) const CHAIN: &str = "main";
 
-pub fn node(id: u64) -> NodeId {
+pub(crate) fn node(id: u64) -> NodeId {
     NodeId::new(id).expect("not 0")
 }
 
-pub fn chain_id() -> ChainId {
+pub(crate) fn chain_id() -> ChainId {
     ChainId::derive(CHAIN, 1)
 }
 
 /// Waits for `condition` as long as it may take.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let look = async {
         let mut looks = tokio::time::interval(Duration::from_millis(2));
         while !condition() {
@@ -48,7 +48,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Who can reach whom.
 #[derive(Default)]
-pub struct Net {
+pub(crate) struct Net {
     state: Mutex<NetState>,
 }
 
@@ -65,23 +65,23 @@ impl Net {
     }
 
     /// Nothing reaches this node or leaves it.
-    pub fn cut(&self, id: u64) {
+    pub(crate) fn cut(&self, id: u64) {
         self.lock().cut.insert(node(id));
     }
 
     /// It is reachable again.
-    pub fn heal(&self, id: u64) {
+    pub(crate) fn heal(&self, id: u64) {
         self.lock().cut.remove(&node(id));
     }
 
-    pub fn join(&self, ledger: &LedgerHandle) {
+    pub(crate) fn join(&self, ledger: &LedgerHandle) {
         let id = ledger.chain().identity().node_id;
         let mut state = self.lock();
         state.chains.insert(id, ledger.chain().clone());
         state.ledgers.insert(id, ledger.clone());
     }
 
-    pub fn leave(&self, id: u64) {
+    pub(crate) fn leave(&self, id: u64) {
         let mut state = self.lock();
         state.chains.remove(&node(id));
         state.ledgers.remove(&node(id));
@@ -94,7 +94,7 @@ impl Net {
     }
 
     /// What connects a node with the others.
-    pub fn links(self: &Arc<Self>, id: u64) -> Links {
+    pub(crate) fn links(self: &Arc<Self>, id: u64) -> Links {
         let wire = Arc::new(Wire { net: self.clone(), id: node(id) });
         Links { transport: wire.clone(), forwarder: wire.clone(), peers: wire }
     }
@@ -170,30 +170,30 @@ impl PeerBook for Wire {
 
 /// How members are started.
 #[derive(Clone, Default)]
-pub struct Settings {
-    pub ledger: LedgerOptions,
-    pub replica: ReplicaConfig,
+pub(crate) struct Settings {
+    pub(crate) ledger: LedgerOptions,
+    pub(crate) replica: ReplicaConfig,
 }
 
 /// One running member.
-pub struct Member {
-    pub store: Arc<MemoryStore>,
-    pub ledger: LedgerHandle,
+pub(crate) struct Member {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) ledger: LedgerHandle,
     running: RunningChain,
     writer: Arc<NodeWriter>,
 }
 
 impl Member {
-    pub fn chain(&self) -> &ChainHandle {
+    pub(crate) fn chain(&self) -> &ChainHandle {
         self.ledger.chain()
     }
 
-    pub fn leads(&self) -> bool {
+    pub(crate) fn leads(&self) -> bool {
         self.chain().status().role == Role::Leader
     }
 
     /// Stops in order; what is durable stays in the store.
-    pub async fn stop(self) -> Arc<MemoryStore> {
+    pub(crate) async fn stop(self) -> Arc<MemoryStore> {
         self.running.stop(PATIENCE).await;
         let writer = self.writer;
         tokio::task::spawn_blocking(move || writer.shutdown()).await.expect("the writer ends");
@@ -202,16 +202,16 @@ impl Member {
 }
 
 /// A cluster in memory.
-pub struct Cluster {
-    pub net: Arc<Net>,
-    pub members: BTreeMap<u64, Member>,
+pub(crate) struct Cluster {
+    pub(crate) net: Arc<Net>,
+    pub(crate) members: BTreeMap<u64, Member>,
     voters: Vec<u64>,
     settings: Settings,
 }
 
 impl Cluster {
     /// Starts nodes 1..=count.
-    pub fn start(count: u64, settings: Settings) -> Self {
+    pub(crate) fn start(count: u64, settings: Settings) -> Self {
         let voters = (1..=count).collect();
         let mut cluster = Self { net: Arc::new(Net::default()), members: BTreeMap::new(), voters, settings };
         for id in 1..=count {
@@ -224,7 +224,7 @@ impl Cluster {
     }
 
     /// Starts a node on what is in a store.
-    pub fn join(&mut self, id: u64, store: Arc<MemoryStore>) {
+    pub(crate) fn join(&mut self, id: u64, store: Arc<MemoryStore>) {
         let writer =
             NodeWriter::start(store.clone(), GroupCommitLimits::default(), |_| {}).expect("a thread");
         let links = self.net.links(id);
@@ -245,17 +245,17 @@ impl Cluster {
     }
 
     /// Stops a node without handing anything over.
-    pub async fn leave(&mut self, id: u64) -> Arc<MemoryStore> {
+    pub(crate) async fn leave(&mut self, id: u64) -> Arc<MemoryStore> {
         self.net.leave(id);
         self.members.remove(&id).expect("it runs").stop().await
     }
 
-    pub fn ledger(&self, id: u64) -> &LedgerHandle {
+    pub(crate) fn ledger(&self, id: u64) -> &LedgerHandle {
         &self.members[&id].ledger
     }
 
     /// Waits until exactly one member leads and all reachable ones know it; returns its id.
-    pub async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> u64 {
         let mut leader = 0;
         until("a leader that all know", || {
             let cut = self.net.lock().cut.clone();
@@ -268,7 +268,7 @@ impl Cluster {
     }
 
     /// Waits until all members have the same tip, and returns its height.
-    pub async fn level(&self) -> u64 {
+    pub(crate) async fn level(&self) -> u64 {
         until("all have the same tip", || {
             let mut tips = self.members.values().map(|m| (m.ledger.tip().height, m.ledger.tip().hash));
             let first = tips.next();
@@ -279,7 +279,7 @@ impl Cluster {
     }
 
     /// The ids of all transactions in the chain as a member has it, in order.
-    pub async fn chain_of(&self, id: u64) -> Vec<Bytes> {
+    pub(crate) async fn chain_of(&self, id: u64) -> Vec<Bytes> {
         let ledger = self.ledger(id);
         let mut ids = Vec::new();
         for height in 1..=ledger.tip().height {
@@ -289,14 +289,14 @@ impl Cluster {
         ids
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         for id in self.members.keys().copied().collect::<Vec<_>>() {
             self.leave(id).await;
         }
     }
 }
 
-pub fn identity(id: u64, voters: &[u64]) -> Identity {
+pub(crate) fn identity(id: u64, voters: &[u64]) -> Identity {
     Identity {
         cluster: CLUSTER.to_owned(),
         chain: CHAIN.to_owned(),
@@ -308,17 +308,17 @@ pub fn identity(id: u64, voters: &[u64]) -> Identity {
     }
 }
 
-pub fn transaction(id: impl std::fmt::Display) -> Transaction {
+pub(crate) fn transaction(id: impl std::fmt::Display) -> Transaction {
     Transaction { id: id.to_string().into(), payload: format!("payload of {id}").into() }
 }
 
 /// A frame that is to be committed.
-pub fn frame(transactions: Vec<Transaction>) -> Submission {
+pub(crate) fn frame(transactions: Vec<Transaction>) -> Submission {
     Submission { transactions, acknowledgement: Acknowledgement::Committed, hops: 0 }
 }
 
 /// How many transactions of an answer are committed, as new ones and as duplicates.
-pub fn committed(outcomes: &[Outcome]) -> (u32, u32) {
+pub(crate) fn committed(outcomes: &[Outcome]) -> (u32, u32) {
     let mut counts = (0, 0);
     for answer in outcomes {
         match &answer.outcome {
@@ -331,7 +331,7 @@ pub fn committed(outcomes: &[Outcome]) -> (u32, u32) {
 }
 
 /// The reason of the first refusal in an answer.
-pub fn refusal(outcomes: &[Outcome]) -> Option<(Reason, String)> {
+pub(crate) fn refusal(outcomes: &[Outcome]) -> Option<(Reason, String)> {
     outcomes.iter().find_map(|answer| match &answer.outcome {
         Some(outcome::Outcome::Refused(refused)) => Some((refused.reason(), refused.message.clone())),
         _ => None,

@@ -1,12 +1,10 @@
 //! Nodes on disk: what a directory belongs to, what a restart finds, and how a node leaves.
 
-mod chain_harness;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chain_harness::*;
+use crate::harness::*;
 use consensus_core::replica::{ReplicaConfig, Role};
 use consensus_core::storage::rocks::{RocksOptions, RocksStore};
 use consensus_core::storage::{Identity, LogReader};
@@ -38,7 +36,12 @@ fn config(id: u64, voters: u64, data_dir: &Path) -> NodeConfig {
         voters: (1..=voters).map(node).collect(),
         replica: ReplicaConfig::default(),
         tick: TICK,
-        ledger: LedgerOptions::default(),
+        // On a busy machine an election may take long; what is claimed here is that it is bridged.
+        ledger: LedgerOptions {
+            leader_grace: PATIENCE,
+            submit_timeout: PATIENCE,
+            ..LedgerOptions::default()
+        },
     };
     NodeConfig {
         node_id: node(id),
