@@ -70,10 +70,15 @@ fn row(point: &Point, samples: &[Sample], etcd: Option<&Vec<Sample>>) -> String 
         micros(of(|s| s.p50_us as f64)),
         micros(of(|s| s.p99_us as f64)),
         (of(|s| s.resident_bytes as f64) / f64::from(1 << 20)).round(),
-        format!("{:.1}", of(|s| s.write_amplification)),
+        written(point, of(|s| s.write_amplification)),
         if marked { "*" } else { "" }
     );
     text.trim_end().to_owned()
+}
+
+/// Bytes written per byte of payload, where there is enough payload for it to mean something.
+fn written(point: &Point, amplification: f64) -> String {
+    if matches!(point.work, Work::LowLoad { .. }) { String::new() } else { format!("{amplification:.1}") }
 }
 
 /// etcd's median and the ratio: of latencies for a single client, of rates otherwise.
