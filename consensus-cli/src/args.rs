@@ -16,12 +16,12 @@ use crate::remote::Address;
 
 const EXAMPLES: &str = "\
 Examples:
-  consensus-cli dump ./data --from 100 --to 120        the log of a stopped, running or killed node
-  consensus-cli verify ./data                          exit 1 and one line per finding if it is damaged
-  consensus-cli submit --to 127.0.0.1:7400 'hello'     one transaction, answered when it is in a block
-  seq 1000 | consensus-cli submit --lines -            one transaction per line
-  consensus-cli deliver --from oldest --follow         blocks as they come
-  consensus-cli status --nodes n1:7400,n2:7400,n3:7400 one line per node; exit 1 if they disagree
+  consensus-cli dump ./data --from 100 --to 120    log of a running or killed node
+  consensus-cli verify ./data                      one line per finding
+  consensus-cli submit --to 127.0.0.1:7400 'hello' one transaction into a block
+  seq 1000 | consensus-cli submit --lines -        one transaction per line
+  consensus-cli deliver --from oldest --follow     blocks as they come
+  consensus-cli status --nodes n1:7400,n2:7400     do the nodes agree?
 
 Exit codes: 0 fine, 1 something was found or refused, 2 cannot tell (also: wrong usage).
 Nodes may also be given by the environment variable CONSENSUS_NODES.";
@@ -202,8 +202,8 @@ pub(crate) struct SubmitArgs {
     /// Id of the one transaction, 1 to 64 bytes (`hex:..` for bytes) [default: CLIENT-1]
     #[arg(long, value_name = "ID", value_parser = transaction_id, conflicts_with_all = ["lines", "client"])]
     pub(crate) id: Option<Bytes>,
-    /// Name that leads the ids CLIENT-LINE; submitting again under the same name repeats nothing
-    /// [default: random]
+    /// Name that leads the ids CLIENT-LINE; what was submitted under the same name before is not repeated
+    /// if it is among the last 262,144 transactions of the chain [default: random]
     #[arg(long, value_name = "NAME", value_parser = client_name)]
     pub(crate) client: Option<String>,
     /// When a transaction counts as done

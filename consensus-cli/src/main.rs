@@ -10,6 +10,8 @@
 mod args;
 mod commands;
 mod entry;
+#[cfg(test)]
+mod fake_node;
 mod latency;
 mod offline;
 mod output;

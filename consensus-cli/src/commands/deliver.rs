@@ -210,6 +210,9 @@ mod tests {
     use consensus_proto::records::Transaction;
 
     use super::*;
+    use crate::args::NodesArgs;
+    use crate::fake_node::FakeNode;
+    use crate::remote::Address;
 
     fn block(number: u64, previous: Hash) -> Block {
         let transactions = vec![Transaction { id: "a".into(), payload: "pay".into() }];
@@ -241,5 +244,78 @@ mod tests {
         assert!(check(&changed, None, false).is_err());
         changed.transactions.clear();
         assert!(check(&changed, None, true).is_ok());
+    }
+
+    /// Blocks 1 to `count` of one chain; another `seed` is another history.
+    fn chain(count: u64, seed: u8) -> Vec<Block> {
+        let mut previous = Hash([seed; 32]);
+        let mut blocks = Vec::new();
+        for number in 1..=count {
+            let next = block(number, previous);
+            previous = Hash::from_slice(&next.hash).expect("32 bytes");
+            blocks.push(next);
+        }
+        blocks
+    }
+
+    /// A node that delivers of these blocks what is asked for, and breaks off behind block `last`.
+    fn node(blocks: Vec<Block>, last: u64) -> Address {
+        let height = blocks.len() as u64;
+        FakeNode::default()
+            .at_height(height)
+            .on_deliver(move |wanted| {
+                let first = wanted.number.max(1);
+                let to = if wanted.to == 0 { last } else { wanted.to.min(last) };
+                let mut delivered: Vec<_> =
+                    (first..=to.min(height)).map(|number| Ok(blocks[number as usize - 1].clone())).collect();
+                if wanted.to != to {
+                    delivered.push(Err(Status::unavailable("killed")));
+                }
+                delivered
+            })
+            .serve()
+    }
+
+    fn args(nodes: &[Address], to: Option<u64>, follow: bool) -> DeliverArgs {
+        DeliverArgs {
+            nodes: NodesArgs { nodes: nodes.to_vec(), timeout: Duration::from_secs(5), json: true },
+            from: From::Oldest,
+            to,
+            follow,
+            headers_only: false,
+            no_payloads: false,
+        }
+    }
+
+    fn heights(out: &[u8]) -> Vec<u64> {
+        let height =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["height"].as_u64();
+        std::str::from_utf8(out).expect("text").lines().map(|line| height(line).expect("a height")).collect()
+    }
+
+    #[tokio::test]
+    async fn without_an_end_it_goes_to_the_tip_of_the_start() {
+        let mut out = Vec::new();
+        let verdict = run(args(&[node(chain(4, 0), 99)], None, false), &mut out).await.expect("delivers");
+        assert_eq!((verdict, heights(&out)), (Verdict::Fine, vec![1, 2, 3, 4]));
+    }
+
+    #[tokio::test]
+    async fn a_followed_stream_goes_on_at_the_next_node_without_gap_or_repetition() {
+        // The first node dies behind block 3, the second has another history behind block 5: that ends it.
+        let mut other = chain(5, 0);
+        other.push(block(6, Hash([9; 32])));
+        let nodes = [node(chain(9, 0), 3), node(other, 99)];
+        let mut out = Vec::new();
+        let verdict = run(args(&nodes, None, true), &mut out).await.expect("delivers");
+        assert_eq!((verdict, heights(&out)), (Verdict::Finding, vec![1, 2, 3, 4, 5]));
+    }
+
+    #[tokio::test]
+    async fn a_lost_stream_that_is_not_followed_is_an_error() {
+        let mut out = Vec::new();
+        let error = run(args(&[node(chain(9, 0), 3)], Some(9), false), &mut out).await.expect_err("lost");
+        assert!(error.to_string().contains("killed"), "{error}");
+        assert_eq!(heights(&out), [1, 2, 3]);
     }
 }

@@ -1,0 +1,121 @@
+//! For tests: a node that answers as a test tells it to.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use consensus_proto::ordering::ordering_server::{Ordering, OrderingServer};
+use consensus_proto::ordering::{
+    Block, DeliverRequest, GetBlockRequest, GetTransactionRequest, Proof, ProveRequest, SubmitBatch,
+    SubmitBatchReply, SubmitReply, SubmitRequest, TipReply, TipRequest, TransactionStatus,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::remote::Address;
+
+/// Where the answers of a submit stream go.
+pub(crate) type Replies = mpsc::Sender<Result<SubmitBatchReply, Status>>;
+
+type OnSubmit = Arc<dyn Fn(Streaming<SubmitBatch>, Replies) + Send + Sync>;
+type OnDeliver = Arc<dyn Fn(DeliverRequest) -> Vec<Result<Block, Status>> + Send + Sync>;
+
+/// A node; what a test does not tell it is not implemented.
+#[derive(Clone, Default)]
+pub(crate) struct FakeNode {
+    submit: Option<OnSubmit>,
+    deliver: Option<OnDeliver>,
+    height: Option<u64>,
+}
+
+impl FakeNode {
+    /// What it does with a submit stream.
+    pub(crate) fn on_submit(
+        self,
+        act: impl Fn(Streaming<SubmitBatch>, Replies) + Send + Sync + 'static,
+    ) -> Self {
+        Self { submit: Some(Arc::new(act)), ..self }
+    }
+
+    /// What it delivers; the stream ends behind it.
+    pub(crate) fn on_deliver(
+        self,
+        act: impl Fn(DeliverRequest) -> Vec<Result<Block, Status>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { deliver: Some(Arc::new(act)), ..self }
+    }
+
+    /// The height of its tip.
+    pub(crate) fn at_height(self, height: u64) -> Self {
+        Self { height: Some(height), ..self }
+    }
+
+    /// Serves on a free port until the test's runtime ends.
+    pub(crate) fn serve(self) -> Address {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        listener.set_nonblocking(true).expect("nonblocking");
+        let address = listener.local_addr().expect("bound").to_string().parse().expect("an address");
+        let listener = tokio::net::TcpListener::from_std(listener).expect("in a runtime");
+        let server = tonic::transport::Server::builder().add_service(OrderingServer::new(self));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        address
+    }
+}
+
+/// An address at which nobody listens.
+pub(crate) fn nobody() -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    listener.local_addr().expect("bound").to_string().parse().expect("an address")
+}
+
+fn untold<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("the test does not tell"))
+}
+
+#[tonic::async_trait]
+impl Ordering for FakeNode {
+    type SubmitStreamStream = ReceiverStream<Result<SubmitBatchReply, Status>>;
+    type DeliverStream = tokio_stream::Iter<std::vec::IntoIter<Result<Block, Status>>>;
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<SubmitBatch>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        let Some(act) = &self.submit else { return untold() };
+        let (replies, answers) = mpsc::channel(64);
+        act(request.into_inner(), replies);
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn deliver(
+        &self,
+        request: Request<DeliverRequest>,
+    ) -> Result<Response<Self::DeliverStream>, Status> {
+        let Some(act) = &self.deliver else { return untold() };
+        Ok(Response::new(tokio_stream::iter(act(request.into_inner()))))
+    }
+
+    async fn tip(&self, _: Request<TipRequest>) -> Result<Response<TipReply>, Status> {
+        let Some(height) = self.height else { return untold() };
+        Ok(Response::new(TipReply { height, ..TipReply::default() }))
+    }
+
+    async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitReply>, Status> {
+        untold()
+    }
+
+    async fn get_block(&self, _: Request<GetBlockRequest>) -> Result<Response<Block>, Status> {
+        untold()
+    }
+
+    async fn get_transaction(
+        &self,
+        _: Request<GetTransactionRequest>,
+    ) -> Result<Response<TransactionStatus>, Status> {
+        untold()
+    }
+
+    async fn prove(&self, _: Request<ProveRequest>) -> Result<Response<Proof>, Status> {
+        untold()
+    }
+}
