@@ -56,15 +56,20 @@ pub struct Server {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// The three listeners.
-struct Listeners {
+/// The three listeners, bound before anything else is touched.
+#[derive(Debug)]
+pub struct Listeners {
     client: TcpListener,
     peer: TcpListener,
     ops: TcpListener,
 }
 
 impl Listeners {
-    async fn bind(listen: &Listen) -> anyhow::Result<Self> {
+    /// Listens on all three addresses; nothing is accepted yet.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on, with its key.
+    pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
         Ok(Self {
             client: bind("listen.client", listen.client).await?,
             peer: bind("listen.peer", listen.peer).await?,
@@ -72,7 +77,11 @@ impl Listeners {
         })
     }
 
-    fn addresses(&self) -> std::io::Result<Listen> {
+    /// The addresses, with the ports that the system gave.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn addresses(&self) -> std::io::Result<Listen> {
         Ok(Listen {
             client: self.client.local_addr()?,
             peer: self.peer.local_addr()?,
@@ -133,9 +142,8 @@ impl Server {
     /// Starts a node; it serves when this returns, and is ready when its chain has a leader.
     ///
     /// # Errors
-    /// An address that cannot be listened on, a data directory that cannot be used.
-    pub async fn start(config: Config, log: LogControl) -> anyhow::Result<Self> {
-        let listeners = Listeners::bind(&config.listen).await?;
+    /// A data directory that cannot be used.
+    pub async fn start(config: Config, listeners: Listeners, log: LogControl) -> anyhow::Result<Self> {
         let config = Arc::new(config.listening_on(listeners.addresses()?));
         let metrics = Arc::new(Metrics::new(config.node_id.get()));
         let chain_name = &config.chain.name;

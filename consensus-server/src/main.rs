@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use consensus_server::config::{CLIENT_PORT, Config, Listen, LogFormat, OPS_PORT, PEER_PORT};
-use consensus_server::lifecycle::Server;
+use consensus_server::lifecycle::{Listeners, Server};
 use consensus_server::telemetry::logging;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -138,7 +138,8 @@ fn run(run: Run) -> ExitCode {
 /// Runs a node until a signal comes.
 async fn serve(config: Config, log: logging::LogControl, dev: bool) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals cannot be received")?;
-    let server = Server::start(config, log).await?;
+    let listeners = Listeners::bind(&config.listen).await?;
+    let server = Server::start(config, listeners, log).await?;
     if dev {
         print!("{}", welcome(server.config()));
     }
