@@ -3,7 +3,7 @@
 //! The summary (`--json`, schema `consensus-cli/submit/1`): `client`, `ack`, `ending` (`complete`,
 //! `gave up: …`, `interrupted`), `sent`, `committed` (duplicates included), `duplicates`, `accepted`,
 //! `refused`, `unacknowledged`, `blank_lines`, `first_height`, `last_height` (null without a commit),
-//! `elapsed_ms`, `rate_per_s`, `longest_gap_ms` (longest time without a fate learned), `latency`
+//! `elapsed_ms` (to the last acknowledgement), `rate_per_s`, `longest_gap_ms` (longest time without a fate learned), `latency`
 //! (microseconds from first sending to acknowledgement), `first_refusal` (`line`, `id`, `message`, or
 //! null) and `receipt` (of a single transaction, null otherwise).
 //!
@@ -206,6 +206,8 @@ struct Tally {
     /// When the last fate was learned.
     last_fate: Instant,
     longest_gap: Duration,
+    /// Transactions done, and when the last of them was.
+    last_done: (u64, Instant),
     troubles_noted: u32,
     last_trouble: String,
 }
@@ -233,6 +235,7 @@ impl Tally {
             started: now,
             last_fate: now,
             longest_gap: Duration::ZERO,
+            last_done: (0, now),
             troubles_noted: 0,
             last_trouble: String::new(),
         }
@@ -243,7 +246,7 @@ impl Tally {
     }
 
     fn summary(self, client: String, ack: Ack, ending: &Ending) -> Summary {
-        let elapsed = self.last_fate.duration_since(self.started).max(Duration::from_micros(1));
+        let elapsed = self.last_done.1.duration_since(self.started).max(Duration::from_micros(1));
         Summary {
             schema: "consensus-cli/submit/1",
             client,
@@ -316,6 +319,9 @@ impl Observer for Tally {
         let now = Instant::now();
         self.longest_gap = self.longest_gap.max(now - self.last_fate);
         self.last_fate = now;
+        if self.done() > self.last_done.0 {
+            self.last_done = (self.done(), now);
+        }
         if let Some(file) = &mut self.receipts {
             file.flush().context("writing receipts")?;
         }
