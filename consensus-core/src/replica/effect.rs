@@ -11,6 +11,8 @@ use crate::ids::{NodeId, Ticket};
 use crate::storage::{LogEntry, Snapshot, WriteBatch};
 
 /// Something to do.
+// A batch is moved twice in its life; a box for each would cost more than the room in a short list.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Effect {
     /// Send these, in order per receiver. Losing some is legal; a lost snapshot is answered by

@@ -11,19 +11,19 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use raft::{ProgressState, RawNode, StateRole};
-use thiserror::Error;
+use raft::{RawNode, StateRole};
 
 use crate::ids::{ChainId, NodeId, Ticket};
-use crate::limits::{Limits, LimitsError};
 use crate::storage::{ChainState, LogReader, Snapshot};
 
 mod backlog;
+mod config;
 mod convert;
 mod effect;
 mod election_clock;
 mod event;
 mod gate;
+mod leadership;
 mod log_view;
 mod membership;
 mod proposals;
@@ -37,6 +37,7 @@ mod transfer;
 #[cfg(test)]
 mod stories;
 
+pub use config::{OpenError, ReplicaConfig};
 pub use effect::{CommittedEntry, Effect, Effects, Outcome, Refusal, Report};
 pub use event::{Control, Event, MembershipChange, PeerReport, Proposal};
 pub use snapshots::SnapshotPolicy;
@@ -47,105 +48,6 @@ pub use raft::eraftpb;
 
 /// A message between replicas.
 pub type Message = raft::eraftpb::Message;
-
-/// How a replica shall behave. Times are in ticks; the driver decides how long a tick is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaConfig {
-    /// A leader's heartbeat interval.
-    pub heartbeat_ticks: usize,
-    /// After this long without a leader's word a follower may help elect another, and a leader without a
-    /// quorum's word steps down.
-    pub election_ticks: usize,
-    /// Shortest randomised election timeout; at least `election_ticks`.
-    pub election_ticks_min: usize,
-    /// Longest randomised election timeout; above the shortest.
-    pub election_ticks_max: usize,
-    /// Seeds the election timeouts and makes this start's read contexts its own: different for every start
-    /// of a node in production, given in a simulation.
-    pub seed: u64,
-    /// When to build snapshots; `None` only when a lagging peer needs one.
-    pub snapshots: Option<SnapshotPolicy>,
-    /// Ticks after which a snapshot sent and not acknowledged counts as lost.
-    pub snapshot_timeout_ticks: u64,
-    /// Bounds.
-    pub limits: Limits,
-}
-
-impl Default for ReplicaConfig {
-    fn default() -> Self {
-        Self {
-            heartbeat_ticks: 1,
-            election_ticks: 10,
-            election_ticks_min: 11,
-            election_ticks_max: 20,
-            seed: 0,
-            snapshots: None,
-            snapshot_timeout_ticks: 300,
-            limits: Limits::default(),
-        }
-    }
-}
-
-impl ReplicaConfig {
-    /// Checks the relations between the values.
-    ///
-    /// # Errors
-    /// The first that does not hold.
-    pub fn validate(&self) -> Result<(), OpenError> {
-        let bad =
-            |name, value: usize, bound: String| Err(OpenError::Config { name, value: value as u64, bound });
-        if self.heartbeat_ticks == 0 {
-            return bad("heartbeat_ticks", 0, "at least 1".to_owned());
-        }
-        if self.election_ticks <= self.heartbeat_ticks {
-            return bad(
-                "election_ticks",
-                self.election_ticks,
-                format!("above heartbeat_ticks ({})", self.heartbeat_ticks),
-            );
-        }
-        if self.election_ticks_min < self.election_ticks {
-            return bad(
-                "election_ticks_min",
-                self.election_ticks_min,
-                format!("at least election_ticks ({})", self.election_ticks),
-            );
-        }
-        if self.election_ticks_max <= self.election_ticks_min {
-            return bad(
-                "election_ticks_max",
-                self.election_ticks_max,
-                format!("above election_ticks_min ({})", self.election_ticks_min),
-            );
-        }
-        self.limits.validate()?;
-        Ok(())
-    }
-}
-
-/// Why a replica cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// A value of the configuration.
-    #[error("{name} is {value}, must be {bound}")]
-    Config {
-        /// The field.
-        name: &'static str,
-        /// Its value.
-        value: u64,
-        /// What it must be.
-        bound: String,
-    },
-    /// A bound.
-    #[error(transparent)]
-    Limits(#[from] LimitsError),
-    /// What is durable contradicts itself.
-    #[error("the store contradicts itself: {0}")]
-    Inconsistent(String),
-    /// The `raft` crate refuses.
-    #[error("raft refuses to start: {0}")]
-    Raft(#[from] raft::Error),
-}
 
 /// A reason to halt.
 #[derive(Debug)]
@@ -234,7 +136,7 @@ impl Replica {
         reader: Arc<dyn LogReader>,
     ) -> Result<Self, OpenError> {
         config.validate()?;
-        check_state(&mut state)?;
+        config::check_state(&mut state)?;
         let node = state.identity.node_id.get();
         let chain = state.identity.chain_id();
         let applied = state.applied.index;
@@ -634,47 +536,6 @@ impl Replica {
         }
     }
 
-    fn report_leadership(&mut self, effects: &mut Effects) {
-        let now = (self.role(), self.raw.raft.term, self.raw.raft.leader_id);
-        if now == self.leadership {
-            return;
-        }
-        let (role, term, leader) = now;
-        let was = std::mem::replace(&mut self.leadership, now);
-        let leader = NodeId::new(leader);
-        if was.0 == Role::Leader && (role != Role::Leader || term != was.1) {
-            self.proposals.lost(leader, effects);
-            self.reads.lost(leader, effects);
-            self.membership.lost(leader, effects);
-        }
-        effects.push(Effect::Report(Report::Leadership { role, term, leader }));
-    }
-
-    /// Tells the application when it may propose, and when not any more.
-    fn request_proposals(&mut self, effects: &mut Effects) {
-        if self.raw.raft.state != StateRole::Leader || !matches!(self.phase, Phase::Running) {
-            if self.requested.take().is_some() {
-                effects.push(Effect::WithdrawRequest);
-            }
-            return;
-        }
-        let (term, bound) = (self.raw.raft.term, self.config.limits.inflight_proposals_max);
-        let open = self.proposal_refusal().is_none();
-        let room = if open { bound.saturating_sub(self.proposals.outstanding()) } else { 0 };
-        // Before the first opening of a term there is nothing to take back.
-        let former = self.requested.filter(|(requested, _)| *requested == term).map(|(_, room)| room);
-        let tell = match former {
-            None => room > 0,
-            Some(former) => room > former || (room == 0 && former > 0),
-        };
-        if tell {
-            effects.push(Effect::RequestProposal { term, room });
-        }
-        if tell || former.is_some() {
-            self.requested = Some((term, room));
-        }
-    }
-
     fn leader(&self) -> Option<NodeId> {
         NodeId::new(self.raw.raft.leader_id)
     }
@@ -687,97 +548,6 @@ impl Replica {
             StateRole::Leader => Role::Leader,
         }
     }
-
-    /// The state as plain data.
-    pub fn status(&self) -> Status {
-        let raft = &self.raw.raft;
-        let conf = self.raw.store().conf_state();
-        let mut voters = conf.voters.clone();
-        voters.extend(conf.voters_outgoing.iter().filter(|id| !conf.voters.contains(id)));
-        voters.sort_unstable();
-        Status {
-            node_id: NodeId::new(self.node).expect("checked when the identity was made"),
-            role: self.role(),
-            term: raft.term,
-            vote: NodeId::new(raft.vote),
-            leader: self.leader(),
-            commit: raft.raft_log.committed,
-            applied: self.applied,
-            persisted: raft.raft_log.persisted,
-            first: self.raw.store().first(),
-            last: raft.raft_log.last_index(),
-            joint: !conf.voters_outgoing.is_empty(),
-            voters,
-            learners: conf.learners.clone(),
-            proposals: self.proposals.outstanding(),
-            apply_backlog_bytes: self.backlog.bytes(),
-            unpersisted_rounds: self.rounds.len(),
-            installing: matches!(self.phase, Phase::Installing(_) | Phase::CatchingUp { .. }),
-            halted: self.halted.clone(),
-            peers: self.peer_progress(),
-        }
-    }
-
-    fn peer_progress(&self) -> Vec<PeerProgress> {
-        let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader {
-            return Vec::new();
-        }
-        let mut peers: Vec<PeerProgress> = raft
-            .prs()
-            .iter()
-            .filter(|(id, _)| **id != self.node)
-            .filter_map(|(id, progress)| {
-                Some(PeerProgress {
-                    node_id: NodeId::new(*id)?,
-                    matched: progress.matched,
-                    next: progress.next_idx,
-                    state: match progress.state {
-                        ProgressState::Probe => "probe",
-                        ProgressState::Replicate => "replicate",
-                        ProgressState::Snapshot => "snapshot",
-                    },
-                    active: progress.recent_active,
-                    voter: raft.prs().conf().voters().contains(*id),
-                })
-            })
-            .collect();
-        peers.sort_unstable_by_key(|peer| peer.node_id);
-        peers
-    }
-}
-
-/// Repairs what the log proves and refuses the rest; the crate would panic on it.
-fn check_state(state: &mut ChainState) -> Result<(), OpenError> {
-    let inconsistent = |text: String| Err(OpenError::Inconsistent(text));
-    let (last, applied, truncated) = (state.last.index, state.applied.index, state.truncated.index);
-    if applied < truncated {
-        return inconsistent(format!(
-            "applied index {applied} is below the first kept entry {}",
-            truncated + 1
-        ));
-    }
-    if applied > last {
-        return inconsistent(format!(
-            "applied index {applied} is above the last entry {last}: the log lost its tail"
-        ));
-    }
-    // The applied index is written behind the commit index of an earlier moment.
-    state.hard_state.commit = state.hard_state.commit.max(applied);
-    if state.hard_state.commit > last {
-        let commit = state.hard_state.commit;
-        return inconsistent(format!(
-            "commit index {commit} is above the last entry {last}: the log lost its tail"
-        ));
-    }
-    if state.last.term > state.hard_state.term {
-        let (entry, term) = (state.last.term, state.hard_state.term);
-        return inconsistent(format!("the last entry is of term {entry}, the promised term is {term}"));
-    }
-    if state.applied.conf_state.voters.is_empty() {
-        return inconsistent("the membership has no voters".to_owned());
-    }
-    Ok(())
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -1,5 +1,8 @@
 //! A replica's state as plain data, for status pages, metrics and tests.
 
+use raft::{ProgressState, StateRole};
+
+use super::{Phase, Replica};
 use crate::ids::NodeId;
 
 /// What a replica is in its chain.
@@ -86,4 +89,64 @@ pub struct Status {
     pub halted: Option<String>,
     /// A leader's view of the others, ascending by node; empty otherwise.
     pub peers: Vec<PeerProgress>,
+}
+
+impl Replica {
+    /// The state as plain data.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let conf = self.raw.store().conf_state();
+        let mut voters = conf.voters.clone();
+        voters.extend(conf.voters_outgoing.iter().filter(|id| !conf.voters.contains(id)));
+        voters.sort_unstable();
+        Status {
+            node_id: NodeId::new(self.node).expect("checked when the identity was made"),
+            role: self.role(),
+            term: raft.term,
+            vote: NodeId::new(raft.vote),
+            leader: self.leader(),
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            persisted: raft.raft_log.persisted,
+            first: self.raw.store().first(),
+            last: raft.raft_log.last_index(),
+            joint: !conf.voters_outgoing.is_empty(),
+            voters,
+            learners: conf.learners.clone(),
+            proposals: self.proposals.outstanding(),
+            apply_backlog_bytes: self.backlog.bytes(),
+            unpersisted_rounds: self.rounds.len(),
+            installing: matches!(self.phase, Phase::Installing(_) | Phase::CatchingUp { .. }),
+            halted: self.halted.clone(),
+            peers: self.peer_progress(),
+        }
+    }
+
+    fn peer_progress(&self) -> Vec<PeerProgress> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let mut peers: Vec<PeerProgress> = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.node)
+            .filter_map(|(id, progress)| {
+                Some(PeerProgress {
+                    node_id: NodeId::new(*id)?,
+                    matched: progress.matched,
+                    next: progress.next_idx,
+                    state: match progress.state {
+                        ProgressState::Probe => "probe",
+                        ProgressState::Replicate => "replicate",
+                        ProgressState::Snapshot => "snapshot",
+                    },
+                    active: progress.recent_active,
+                    voter: raft.prs().conf().voters().contains(*id),
+                })
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.node_id);
+        peers
+    }
 }
