@@ -112,31 +112,22 @@ pub struct Book {
 }
 
 impl Book {
-    /// From the configuration; nobody was heard yet.
-    pub fn new(config: &Config, metrics: &PeerMetrics) -> Self {
+    /// From the configuration, and from what was written down before this start.
+    pub fn new(config: &Config, known: &[PeerRecord], metrics: &PeerMetrics) -> Self {
         let peer = |member: &crate::config::Member| {
+            let record = known.iter().find(|record| record.node_id == member.node_id);
             let peer = Peer {
                 node_id: member.node_id,
                 address: member.peer_address.clone(),
                 client_address: member.client_address.clone(),
-                store: Mutex::default(),
-                last_heard_ms: AtomicU64::new(0),
+                store: Mutex::new(record.and_then(|record| record.store_incarnation)),
+                last_heard_ms: AtomicU64::new(record.map_or(0, |record| record.last_heard_ms)),
                 connected: AtomicBool::new(false),
                 series: metrics.peer(member.node_id),
             };
             (member.node_id, Arc::new(peer))
         };
         Self { peers: config.others().map(peer).collect() }
-    }
-
-    /// Takes over what was written down before this start. Before anybody is heard.
-    pub fn restore(&self, records: &[PeerRecord]) {
-        for record in records {
-            if let Some(peer) = self.peer(record.node_id) {
-                *peer.store.lock().unwrap_or_else(PoisonError::into_inner) = record.store_incarnation;
-                peer.last_heard_ms.store(record.last_heard_ms, Ordering::Relaxed);
-            }
-        }
     }
 
     /// A peer by id.

@@ -17,6 +17,7 @@ use consensus_proto::peer::peer_client::PeerClient;
 use consensus_proto::peer::{ForwardReply, ForwardRequest, ReadIndexReply, ReadIndexRequest};
 use consensus_proto::records::Transaction;
 use futures_util::future::BoxFuture;
+use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -214,7 +215,7 @@ impl Link {
             tokio::select! {
                 job = self.jobs.recv(), if self.inflight.len() < FRAMES_MAX => match job {
                     Some(Job::Frame(frame)) => {
-                        if let Err(why) = self.write(&open.requests, frame) {
+                        if let Err(why) = self.write(&open.requests, frame, shared.message_bytes_max) {
                             return why;
                         }
                     }
@@ -238,7 +239,12 @@ impl Link {
         }
     }
 
-    fn write(&mut self, requests: &mpsc::Sender<ForwardRequest>, frame: Frame) -> Result<(), String> {
+    fn write(
+        &mut self,
+        requests: &mpsc::Sender<ForwardRequest>,
+        frame: Frame,
+        bytes_max: usize,
+    ) -> Result<(), String> {
         self.sequence += 1;
         let request = ForwardRequest {
             sequence: self.sequence,
@@ -248,6 +254,13 @@ impl Link {
             transactions: frame.transactions,
         };
         let sent = Sent { count: request.transactions.len(), answer: frame.answer };
+        let bytes = request.encoded_len();
+        if bytes > bytes_max {
+            // On the stream it would break the link and everything else on it.
+            let message = format!("frame of {bytes} bytes, at most {bytes_max} can be forwarded");
+            let _ = sent.answer.send(vec![refused(sent.count, Reason::Invalid, message, Some(self.leader))]);
+            return Ok(());
+        }
         self.inflight.insert(self.sequence, sent);
         // There is room for as many as may be in flight, so only a stream that has ended refuses.
         requests.try_send(request).map_err(|_| "the stream has ended".to_owned())

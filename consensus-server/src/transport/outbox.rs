@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use consensus_core::ids::NodeId;
-use consensus_core::replica::eraftpb::MessageType;
 use consensus_core::replica::{Message, PeerReport};
 use consensus_proto::peer::{Hello, PeerFrame, RaftBatch, peer_frame::Frame};
 use futures_util::Stream;
@@ -126,7 +125,7 @@ impl Outbox {
             return;
         };
         *cause += 1;
-        lost.snapshots += u64::from(is_snapshot(&message));
+        lost.snapshots += u64::from(wire::is_snapshot(&message));
     }
 
     /// Counts and reports what was lost. Not under the lock.
@@ -185,7 +184,7 @@ impl Outbox {
             state.reported = true;
             state.bytes = 0;
             lost.down = state.queue.len() as u64;
-            lost.snapshots = state.queue.drain(..).filter(is_snapshot).count() as u64;
+            lost.snapshots = state.queue.drain(..).filter(wire::is_snapshot).count() as u64;
             self.gauge(&state);
             state.reader.take()
         };
@@ -203,10 +202,6 @@ struct Lost {
     full: u64,
     too_large: u64,
     snapshots: u64,
-}
-
-fn is_snapshot(message: &Message) -> bool {
-    message.get_msg_type() == MessageType::MsgSnapshot
 }
 
 /// One session's frames: the hello, then whatever waits, until the session ends.
@@ -241,7 +236,7 @@ impl Stream for Frames {
         let series = outbox.peer.series();
         series.sent_frames.inc();
         series.sent_messages.inc_by(taken.len() as u64);
-        for _ in taken.iter().filter(|message| is_snapshot(message)) {
+        for _ in taken.iter().filter(|message| wire::is_snapshot(message)) {
             (outbox.report)(outbox.peer.node_id(), PeerReport::SnapshotDelivered);
         }
         let messages = taken.into_iter().map(wire::encode).collect();
@@ -269,7 +264,7 @@ fn take_frame(state: &mut State, frame_bytes: u64) -> Vec<Message> {
 mod tests {
     use std::path::Path;
 
-    use consensus_core::replica::eraftpb::Entry;
+    use consensus_core::replica::eraftpb::{Entry, MessageType};
     use futures_util::{FutureExt, StreamExt};
 
     use super::*;
@@ -288,7 +283,7 @@ mod tests {
             let text = "node = { id = 1, cluster = 'c' }\n\
                         peers = [{ id = 1, peer = 'a:1', client = 'a:2' }, { id = 2, peer = 'b:1', client = 'b:2' }]";
             let config = Config::parse(text, "test", Path::new("")).expect("valid");
-            let book = Book::new(&config, &PeerMetrics::new(&Metrics::new(1), "main"));
+            let book = Book::new(&config, &[], &PeerMetrics::new(&Metrics::new(1), "main"));
             let peer = book.iter().next().expect("one peer").clone();
             let reports = Arc::new(Mutex::new(Vec::new()));
             let seen = reports.clone();

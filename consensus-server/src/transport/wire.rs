@@ -159,6 +159,11 @@ fn message_type(number: i32) -> Result<eraftpb::MessageType, Error> {
     })
 }
 
+/// Whether a message carries a snapshot, whose fate must be reported.
+pub fn is_snapshot(message: &Message) -> bool {
+    message.get_msg_type() == eraftpb::MessageType::MsgSnapshot
+}
+
 /// Bytes of a message as queues count them: never less than it takes on the wire.
 pub fn queued_bytes(message: &Message) -> u64 {
     const MESSAGE: usize = 192;
