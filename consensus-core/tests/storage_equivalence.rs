@@ -14,9 +14,10 @@ use consensus_core::storage::conformance::{entry, identity, members};
 use consensus_core::storage::memory::MemoryStore;
 use consensus_core::storage::rocks::{RocksOptions, RocksStore};
 use consensus_core::storage::{
-    ApplicationWrite, Applied, ChainState, HardState, LogEntry, LogReader, LogWriter, PeerRecord, Position,
-    Snapshot, WriteBatch,
+    ApplicationWrite, Applied, ChainState, Error, HardState, LogEntry, LogReader, LogWriter, PeerRecord,
+    Position, Snapshot, WriteBatch,
 };
+use tempfile::TempDir;
 
 /// SplitMix64: enough randomness for a test, from one number.
 struct Random(u64);
@@ -155,17 +156,17 @@ fn seeds(count: u64) -> Vec<u64> {
     }
 }
 
-fn options() -> RocksOptions {
-    // Small, so that histories reach data files.
+/// Small, so that histories reach data files.
+fn small() -> RocksOptions {
     RocksOptions { write_buffer_bytes: 64 << 10, ..RocksOptions::default() }
 }
 
-fn open_rocks(path: &Path) -> RocksStore {
-    RocksStore::open(path, &options()).expect("the directory opens")
+fn open_rocks(path: &Path, options: &RocksOptions) -> RocksStore {
+    RocksStore::open(path, options).expect("the directory opens")
 }
 
-/// One round of both chains, the second one only sometimes; `memory` has it when this returns.
-fn round(random: &mut Random, memory: &MemoryStore, chains: [ChainId; 2]) -> Vec<WriteBatch> {
+/// One round of both chains, the second one only sometimes, after what `memory` has.
+fn draw(random: &mut Random, memory: &MemoryStore, chains: [ChainId; 2]) -> Vec<WriteBatch> {
     let mut round = Vec::new();
     for chain in chains {
         if chain == chains[0] || random.one_in(3) {
@@ -173,7 +174,6 @@ fn round(random: &mut Random, memory: &MemoryStore, chains: [ChainId; 2]) -> Vec
             round.push(batch(random, &state, chain));
         }
     }
-    memory.write(&round).expect("a good round");
     round
 }
 
@@ -190,18 +190,19 @@ fn random_histories_with_reopens_leave_the_same_in_memory_and_on_disk() {
         let mut random = Random(seed);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let memory = MemoryStore::new();
-        let mut rocks = open_rocks(directory.path());
+        let mut rocks = open_rocks(directory.path(), &small());
         let chains = create(&memory);
         create(&rocks);
         for step in 0..120 {
-            let round = round(&mut random, &memory, chains);
+            let round = draw(&mut random, &memory, chains);
+            memory.write(&round).expect("a good round");
             if let Err(error) = rocks.write(&round) {
                 panic!("seed {seed} step {step}: {error}\n{round:#?}");
             }
             let reopened = random.one_in(20);
             if reopened {
                 drop(rocks);
-                rocks = open_rocks(directory.path());
+                rocks = open_rocks(directory.path(), &small());
                 memory.crash(usize::MAX);
             }
             if reopened || random.one_in(5) {
@@ -215,19 +216,25 @@ fn random_histories_with_reopens_leave_the_same_in_memory_and_on_disk() {
 }
 
 #[test]
-fn a_torn_write_ahead_log_leaves_a_prefix_of_the_rounds_and_never_less_than_the_synced_ones() {
+fn a_torn_write_ahead_log_leaves_a_prefix_with_all_synced_rounds_or_is_refused() {
     for seed in seeds(6) {
         let mut random = Random(seed);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let memory = MemoryStore::new();
-        let rocks = open_rocks(directory.path());
+        // All of it stays in one write-ahead log.
+        let rocks = open_rocks(directory.path(), &RocksOptions::default());
         let chains = create(&memory);
         create(&rocks);
         let both = |memory: &MemoryStore| chains.map(|chain| contents(memory, chain));
         let mut prefixes = vec![both(&memory)];
         let mut synced = (0, wal(directory.path()).1);
         for step in 1..=40 {
-            let round = round(&mut random, &memory, chains);
+            let mut round = draw(&mut random, &memory, chains);
+            if step > 30 {
+                // Something must be left that a crash may take.
+                round.iter_mut().for_each(|batch| batch.sync = false);
+            }
+            memory.write(&round).expect("a good round");
             rocks.write(&round).expect("a good round");
             prefixes.push(both(&memory));
             if round.iter().any(|batch| batch.sync) {
@@ -237,29 +244,34 @@ fn a_torn_write_ahead_log_leaves_a_prefix_of_the_rounds_and_never_less_than_the_
         // The directory as a killed process leaves it, with ever more of the log's end torn off.
         let (name, length) = wal(directory.path());
         let mut newest = prefixes.len() - 1;
-        let mut cut = 0;
-        while cut < length {
-            let torn = tempfile::tempdir().expect("a temporary directory");
-            copy(directory.path(), torn.path());
-            let file = fs::OpenOptions::new().write(true).open(torn.path().join("db").join(&name));
-            file.expect("the log").set_len(length - cut).expect("torn");
-            let reopened = open_rocks(torn.path());
-            if reopened.chains().expect("readable").len() < 2 {
-                break;
-            }
-            let found = chains.map(|chain| contents(&reopened, chain));
+        let mut left = length;
+        while left >= synced.1 {
+            let reopened = torn(directory.path(), &name, left).expect("what is synced is whole");
+            let found = chains.map(|chain| contents(&reopened.0, chain));
             let prefix = prefixes.iter().rposition(|prefix| *prefix == found);
-            let prefix =
-                prefix.unwrap_or_else(|| panic!("seed {seed}: {cut} bytes torn off leave no prefix"));
+            let prefix = prefix.unwrap_or_else(|| panic!("seed {seed}: {left} bytes leave no prefix"));
             assert!(prefix <= newest, "seed {seed}: more torn off leaves no more");
-            if length - cut >= synced.1 {
-                assert!(prefix >= synced.0, "seed {seed}: {cut} bytes torn off lose synced rounds");
-            }
+            assert!(prefix >= synced.0, "seed {seed}: {left} bytes lose synced rounds");
             newest = prefix;
-            cut += random.within(1, length / 12);
+            left -= random.within(1, (length - synced.1) / 8);
+        }
+        for _ in 0..10 {
+            let left = random.within(0, synced.1 - 1);
+            let refused = torn(directory.path(), &name, left).map(|(store, _)| store);
+            let error = refused.expect_err("synced rounds are gone");
+            assert!(error.to_string().contains("synced writes were lost"), "seed {seed}: {error}");
         }
         assert!(newest < prefixes.len() - 1, "seed {seed}: something was lost");
     }
+}
+
+/// The store after all but the first `left` bytes of its write-ahead log are gone.
+fn torn(directory: &Path, log: &Path, left: u64) -> Result<(RocksStore, TempDir), Error> {
+    let torn = tempfile::tempdir().expect("a temporary directory");
+    copy(directory, torn.path());
+    let file = fs::OpenOptions::new().write(true).open(torn.path().join("db").join(log));
+    file.expect("the log").set_len(left).expect("torn");
+    RocksStore::open(torn.path(), &RocksOptions::default()).map(|store| (store, torn))
 }
 
 /// Name and length of the newest write-ahead log.

@@ -158,6 +158,71 @@ fn data_files_without_their_current_file_are_not_begun_anew() {
 }
 
 #[test]
+fn a_log_that_ends_before_what_was_synced_is_refused_and_reported() {
+    let directory = tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    fill_store(&store, 4);
+    let killed = tempdir().expect("a temporary directory");
+    copy(directory.path(), killed.path());
+    let log = killed.path().join(format!("db/{:06}.log", newest_log(killed.path())));
+    let length = fs::metadata(&log).expect("a file").len();
+    fs::OpenOptions::new().write(true).open(&log).expect("a file").set_len(length - 1).expect("torn");
+    let verification =
+        inspect::verify_chain(&RocksStore::open_read_only(killed.path()).expect("readable"), chain());
+    assert_eq!(verification.findings.len(), 1, "{:?}", verification.findings);
+    assert_eq!(verification.findings[0].key, "write-ahead log");
+    let error = try_open(killed.path()).expect_err("the last synced round is gone");
+    assert!(error.to_string().contains("synced writes were lost"), "{error}");
+    assert_eq!(error.class(), Class::Halt);
+}
+
+#[test]
+fn a_record_type_that_would_keep_the_engine_reading_for_ever_is_refused() {
+    let directory = tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    fill_store(&store, 4);
+    for file in ["log", "manifest"] {
+        let killed = tempdir().expect("a temporary directory");
+        copy(directory.path(), killed.path());
+        let current = fs::read_to_string(killed.path().join("db/CURRENT")).expect("readable");
+        let path = match file {
+            "log" => killed.path().join(format!("db/{:06}.log", newest_log(killed.path()))),
+            _ => killed.path().join("db").join(current.trim_end()),
+        };
+        let mut bytes = fs::read(&path).expect("readable");
+        let second = 7 + usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+        assert_eq!(bytes[second + 6], 1, "a whole record");
+        bytes[second + 6] ^= 4;
+        fs::write(&path, bytes).expect("written");
+        for error in [
+            try_open(killed.path()).map(drop).expect_err("damaged"),
+            RocksStore::open_read_only(killed.path()).map(drop).expect_err("damaged"),
+        ] {
+            let expected = format!("the record at {second} has the unknown type 5");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_database_that_was_wiped_is_not_begun_anew_beside_the_mark_of_the_old_one() {
+    let directory = tempdir().expect("a temporary directory");
+    fill(directory.path(), 4);
+    fs::remove_dir_all(directory.path().join("db")).expect("removed");
+    let error = try_open(directory.path()).expect_err("everything is gone");
+    assert!(error.to_string().contains("synced writes were lost"), "{error}");
+}
+
+#[test]
+fn a_directory_without_its_mark_opens_and_has_one_again() {
+    let directory = tempdir().expect("a temporary directory");
+    fill(directory.path(), 4);
+    fs::remove_file(directory.path().join("synced")).expect("removed");
+    assert_eq!(open(directory.path()).open_chain(chain()).expect("sound").last.index, 4);
+    assert!(directory.path().join("synced").exists());
+}
+
+#[test]
 fn a_copied_directory_of_another_node_is_refused() {
     let directory = tempdir().expect("a temporary directory");
     fill(directory.path(), 4);
@@ -202,12 +267,21 @@ fn a_failed_write_is_not_tried_again_and_poisons_the_store() {
     assert_eq!(state.last, Position { index: good, term: 2 }, "all that was acknowledged, and no more");
 }
 
+/// The number of the newest write-ahead log.
+fn newest_log(directory: &Path) -> u64 {
+    numbers(directory, |name| name.ends_with(".log"))
+}
+
 /// The highest number in the names of the engine's files.
 fn newest_number(directory: &Path) -> u64 {
+    numbers(directory, |_| true)
+}
+
+fn numbers(directory: &Path, wanted: impl Fn(&str) -> bool) -> u64 {
     let files = fs::read_dir(directory.join("db")).expect("a directory");
     let number = |name: String| name.split(['.', '-']).filter_map(|part| part.parse().ok()).max();
     let names = files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
-    names.filter_map(number).max().expect("numbered files")
+    names.filter(|name| wanted(name)).filter_map(number).max().expect("numbered files")
 }
 
 /// Every file under a directory with its bytes.
@@ -276,7 +350,7 @@ fn damage_older_than_what_open_verifies_is_found_when_it_is_read_and_by_verifica
 }
 
 /// Flips bits all over the files of a small store: each is found or changes nothing that can be read.
-/// `STORAGE_FLIPS=log` flips one in every byte of the files with that extension instead of a sample of all.
+/// `STORAGE_FLIPS=log` flips every bit of the files with that in their name instead of a sample of all.
 #[test]
 fn a_flipped_bit_in_any_file_is_found_or_harmless() {
     let directory = tempdir().expect("a temporary directory");
@@ -289,7 +363,10 @@ fn a_flipped_bit_in_any_file_is_found_or_harmless() {
     store.write(&[more]).expect("written");
     let original = tempdir().expect("a temporary directory");
     copy(directory.path(), original.path());
-    let sound = look(original.path()).expect("sound");
+    // Of a copy: opening moves what is in the write-ahead log into a data file.
+    let opened = tempdir().expect("a temporary directory");
+    copy(original.path(), opened.path());
+    let sound = look(opened.path()).expect("sound");
     let chosen = std::env::var("STORAGE_FLIPS").ok();
     let (mut found, mut harmless, mut silent) = (0, 0, Vec::new());
     for (path, bytes) in bytes_of(original.path()) {
@@ -297,21 +374,21 @@ fn a_flipped_bit_in_any_file_is_found_or_harmless() {
         if name.starts_with("db/LOG") || name.starts_with("db/OPTIONS") || bytes.is_empty() {
             continue;
         }
-        let step = match &chosen {
-            Some(extension) if name.extension() != Some(extension.as_ref()) => continue,
+        let every = match &chosen {
+            Some(part) if !name.to_string_lossy().contains(part) => continue,
             Some(_) => 1,
-            None => (bytes.len() / 40).max(1),
+            None => (bytes.len() * 8 / 40) | 1,
         };
-        for at in (0..bytes.len()).step_by(step) {
+        for bit in (0..bytes.len() * 8).step_by(every) {
             let copied = tempdir().expect("a temporary directory");
             copy(original.path(), copied.path());
             let mut flipped = bytes.clone();
-            flipped[at] ^= 0x04;
+            flipped[bit / 8] ^= 1 << (bit % 8);
             fs::write(copied.path().join(&name), flipped).expect("written");
             match look(copied.path()) {
                 Err(_) => found += 1,
                 Ok(contents) if contents == sound => harmless += 1,
-                Ok(_) => silent.push(format!("{} at {at}", name.display())),
+                Ok(_) => silent.push(format!("{} bit {bit}", name.display())),
             }
         }
     }

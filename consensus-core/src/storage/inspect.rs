@@ -228,6 +228,9 @@ pub fn verify_chain(raw: &dyn RawReader, chain: ChainId) -> Verification {
 /// The part of [`verify_chain`] that concerns Raft: the log and the `meta` records.
 pub fn verify_log(raw: &dyn RawReader, chain: ChainId) -> Verification {
     let mut verification = Verification::default();
+    if let Some(words) = raw.lost() {
+        verification.add(FindingKind::Missing, "write-ahead log".to_owned(), words);
+    }
     let inspection = match self::chain(raw, chain) {
         Ok(inspection) => inspection,
         Err(error) => {

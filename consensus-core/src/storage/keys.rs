@@ -10,6 +10,7 @@
 //! | `meta` | chain, `T`, first index | the term that begins at that index |
 //! | `meta` | chain, `P`, node | peer record |
 //! | `meta` | `format` | format version of the whole store |
+//! | `meta` | `round` | number of the newest round of writes of the whole store |
 //! | `ledger` | chain, application's key | application's record |
 
 use std::fmt;
@@ -21,6 +22,9 @@ pub const CHAIN_BYTES: usize = 8;
 
 /// The store-wide record of the format version; shorter than any chain's key.
 pub const FORMAT_KEY: &[u8] = b"format";
+
+/// The store-wide record that numbers the rounds of writes; shorter than any chain's key.
+pub const ROUND_KEY: &[u8] = b"round";
 
 /// A column family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -190,10 +194,10 @@ pub fn chain_of(key: &[u8]) -> Option<ChainId> {
 /// A key as people read it, e.g. `log 17 of chain main`. Without a name the chain's id stands for it.
 pub fn describe(family: Family, key: &[u8], chain_name: Option<&str>) -> String {
     let Some(chain) = chain_of(key) else {
-        return if family == Family::Meta && key == FORMAT_KEY {
-            "format of the store".to_owned()
-        } else {
-            format!("{family} key {}", hex::encode(key))
+        return match (family, key) {
+            (Family::Meta, FORMAT_KEY) => "format of the store".to_owned(),
+            (Family::Meta, ROUND_KEY) => "round of the store".to_owned(),
+            _ => format!("{family} key {}", hex::encode(key)),
         };
     };
     let suffix = &key[CHAIN_BYTES..];

@@ -72,6 +72,11 @@ pub trait RawReader: Send + Sync {
     /// # Errors
     /// The engine's; what was visited before is sound.
     fn scan(&self, range: KeyRange, visit: Visit<'_>) -> Result<()>;
+
+    /// In words, if the store knows that it has lost something that was durable.
+    fn lost(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Reads a chain's state and judges it, as [`LogWriter::open_chain`](super::LogWriter::open_chain) promises.

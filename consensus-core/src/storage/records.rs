@@ -161,11 +161,21 @@ pub fn encode_format(version: u32) -> Vec<u8> {
 /// What is wrong with it, in words.
 pub fn decode_format(value: &Bytes) -> std::result::Result<u32, Cause> {
     let content = unframe(keys::FORMAT_KEY, value)?;
-    content
-        .as_ref()
-        .try_into()
-        .map(u32::from_be_bytes)
-        .map_err(|_| format!("{} bytes, a format version has 4", content.len()))
+    fixed(&content, "a format version").map(u32::from_be_bytes)
+}
+
+/// The value of the store-wide record that numbers the rounds of writes.
+pub fn encode_round(round: u64) -> Vec<u8> {
+    frame(keys::ROUND_KEY, &round.to_be_bytes())
+}
+
+/// Reads the store-wide record that numbers the rounds of writes.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn decode_round(value: &Bytes) -> std::result::Result<u64, Cause> {
+    let content = unframe(keys::ROUND_KEY, value)?;
+    fixed(&content, "the number of a round").map(u64::from_be_bytes)
 }
 
 /// Names the record in an [`Error::Damaged`].

@@ -9,7 +9,9 @@
 
 mod directory;
 mod engine;
+mod log_files;
 mod read_only;
+mod synced_mark;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -21,6 +23,7 @@ use rocksdb::WriteOptions;
 
 use self::directory::Directory;
 use self::engine::Engine;
+use self::synced_mark::SyncedMark;
 use super::keys::{self, Family, Meta};
 use super::raw::{self, KeyRange, RawReader, Visit};
 use super::records::{self, Record};
@@ -68,13 +71,22 @@ struct OpenChain {
     shape: LogShape,
 }
 
+#[derive(Debug)]
+struct Writer {
+    mark: SyncedMark,
+    /// Number of the newest round.
+    round: u64,
+    /// The failure that poisoned the store.
+    failed: Option<Error>,
+}
+
 /// The store.
 #[derive(Debug)]
 pub struct RocksStore {
     // Closed before the lock on the directory goes.
     engine: Engine,
-    /// Held by whoever writes; `Some` is the failure that poisoned the store.
-    failed: Mutex<Option<Error>>,
+    /// Held by whoever writes.
+    writer: Mutex<Writer>,
     /// As of the newest finished write; held for moments only, so that readers never wait for a sync.
     chains: RwLock<BTreeMap<ChainId, OpenChain>>,
     directory: Directory,
@@ -84,13 +96,24 @@ impl RocksStore {
     /// Opens a data directory for this process alone, and creates it with mode 0700 if it is missing.
     ///
     /// # Errors
-    /// [`Error::InUse`], [`Error::NewerFormat`], [`Error::NotADataDirectory`], [`Error::Damaged`] or the
-    /// engine's.
+    /// [`Error::InUse`], [`Error::NewerFormat`], [`Error::NotADataDirectory`], [`Error::Damaged`],
+    /// [`Error::Inconsistent`] if writes are gone that were synced, or the engine's.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<Self> {
         let directory = Directory::lock(path)?;
-        let engine = Engine::open(&directory::engine(path), options)?;
-        prepare_format(&engine, path)?;
-        Ok(Self { engine, failed: Mutex::new(None), chains: RwLock::default(), directory })
+        let mark = SyncedMark::open(path)?;
+        let files = directory::engine(path);
+        if files.exists() {
+            log_files::check(&files)?;
+        }
+        let engine = Engine::open(&files, options)?;
+        let round = engine.newest_round()?;
+        if let Some(words) = synced_mark::lost(round, mark.round()) {
+            return Err(Error::Inconsistent(format!("{}: {words}", path.display())));
+        }
+        let writer = Mutex::new(Writer { mark, round, failed: None });
+        let store = Self { engine, writer, chains: RwLock::default(), directory };
+        store.prepare_format()?;
+        Ok(store)
     }
 
     /// Opens a data directory for reading, whether its server runs, has ended or was killed. Writes nothing
@@ -115,12 +138,38 @@ impl RocksStore {
         free_bytes(self.path())
     }
 
-    fn writer(&self) -> Result<MutexGuard<'_, Option<Error>>> {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*failed {
+    fn writer(&self) -> Result<MutexGuard<'_, Writer>> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        match &writer.failed {
             Some(error) => Err(error.clone()),
-            None => Ok(failed),
+            None => Ok(writer),
         }
+    }
+
+    /// Writes a round under the next number and notes how far the store is synced; a failure poisons the store.
+    fn commit(&self, writer: &mut Writer, mut round: Round<'_>, sync: bool) -> Result<()> {
+        if !round.is_empty() {
+            writer.round += 1;
+            round.put(Family::Meta, keys::ROUND_KEY, &records::encode_round(writer.round));
+        }
+        let written = round.commit(sync);
+        let noted = written.and_then(|()| if sync { writer.mark.note(writer.round) } else { Ok(()) });
+        noted.inspect_err(|error| writer.failed = Some(error.clone()))
+    }
+
+    /// Writes the format record into a new store, judges it in an old one.
+    fn prepare_format(&self) -> Result<()> {
+        let mut empty = true;
+        self.engine.scan(KeyRange::forward(Family::Meta, Vec::new(), None), &mut |_, _| {
+            empty = false;
+            std::ops::ControlFlow::Break(())
+        })?;
+        if !empty {
+            return read_only::check_format(&self.engine, self.path());
+        }
+        let mut round = Round::new(&self.engine, 64);
+        round.put(Family::Meta, keys::FORMAT_KEY, &records::encode_format(FORMAT_VERSION));
+        self.commit(&mut *self.writer()?, round, true)
     }
 
     fn with_chain<T>(&self, chain: ChainId, look: impl FnOnce(&OpenChain) -> T) -> Option<T> {
@@ -139,8 +188,8 @@ impl RocksStore {
         known.map_or_else(|| raw::stored_bounds(&self.engine, chain), Ok)
     }
 
-    /// Writes all batches; on success returns the shapes that hold from now on.
-    fn write_round(&self, batches: &[WriteBatch]) -> Result<BTreeMap<ChainId, LogShape>> {
+    /// Judges all batches and stages them as one round, with the shapes that hold once it is written.
+    fn stage(&self, batches: &[WriteBatch]) -> Result<(Round<'_>, BTreeMap<ChainId, LogShape>)> {
         let mut shapes: BTreeMap<ChainId, LogShape> = BTreeMap::new();
         let bytes: u64 = batches.iter().map(WriteBatch::bytes).sum();
         let mut round = Round::new(&self.engine, bytes as usize);
@@ -154,8 +203,7 @@ impl RocksStore {
             let change = shape.advance(batch);
             round.stage(batch, &change, shape);
         }
-        round.commit(batches.iter().any(|batch| batch.sync))?;
-        Ok(shapes)
+        Ok((round, shapes))
     }
 }
 
@@ -208,24 +256,19 @@ impl LogReader for RocksStore {
 
 impl LogWriter for RocksStore {
     fn write(&self, batches: &[WriteBatch]) -> Result<()> {
-        let mut failed = self.writer()?;
-        match self.write_round(batches) {
-            Ok(shapes) => {
-                let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
-                for (chain, shape) in shapes {
-                    chains.get_mut(&chain).expect("an open chain stays open").shape = shape;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                *failed = Some(error.clone());
-                Err(error)
-            }
+        let mut writer = self.writer()?;
+        let staged = self.stage(batches).inspect_err(|error| writer.failed = Some(error.clone()));
+        let (round, shapes) = staged?;
+        self.commit(&mut writer, round, batches.iter().any(|batch| batch.sync))?;
+        let mut chains = self.chains.write().unwrap_or_else(PoisonError::into_inner);
+        for (chain, shape) in shapes {
+            chains.get_mut(&chain).expect("an open chain stays open").shape = shape;
         }
+        Ok(())
     }
 
     fn create_chain(&self, identity: &Identity, members: &ConfState) -> Result<()> {
-        let mut failed = self.writer()?;
+        let mut writer = self.writer()?;
         let chain = identity.chain_id();
         if self.engine.get(Family::Meta, &keys::meta(chain, Meta::Identity))?.is_some() {
             return Err(Error::Inconsistent(format!("chain {} exists already", identity.chain)));
@@ -236,10 +279,7 @@ impl LogWriter for RocksStore {
         round.put_meta(chain, Meta::Applied, &Applied { index: 0, conf_state: members.clone() });
         round.put_meta(chain, Meta::Truncated, &Position::default());
         round.put_meta(chain, Meta::HighWater, &Position::default());
-        if let Err(error) = round.commit(true) {
-            *failed = Some(error.clone());
-            return Err(error);
-        }
+        self.commit(&mut writer, round, true)?;
         self.set_chain(chain, OpenChain { name: identity.chain.clone(), shape: LogShape::default() });
         Ok(())
     }
@@ -257,21 +297,6 @@ impl LogWriter for RocksStore {
     }
 }
 
-/// Writes the format record into a new store, judges it in an old one.
-fn prepare_format(engine: &Engine, path: &Path) -> Result<()> {
-    let mut empty = true;
-    engine.scan(KeyRange::forward(Family::Meta, Vec::new(), None), &mut |_, _| {
-        empty = false;
-        std::ops::ControlFlow::Break(())
-    })?;
-    if !empty {
-        return read_only::check_format(engine, path);
-    }
-    let mut round = Round::new(engine, 64);
-    round.put(Family::Meta, keys::FORMAT_KEY, &records::encode_format(FORMAT_VERSION));
-    round.commit(true)
-}
-
 /// One atomic RocksDB batch in the making.
 struct Round<'a> {
     engine: &'a Engine,
@@ -283,6 +308,10 @@ struct Round<'a> {
 impl<'a> Round<'a> {
     fn new(engine: &'a Engine, bytes: usize) -> Self {
         Self { engine, batch: rocksdb::WriteBatch::with_capacity_bytes(bytes + 512), scratch: Vec::new() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty()
     }
 
     /// Adds a chain's batch; `shape` is the log's shape after it.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/node.lock   locked by the running process, holds its pid
+//! DIR/synced      how far the store was ever synced
 //! DIR/db/         the engine's files
 //! ```
 //!

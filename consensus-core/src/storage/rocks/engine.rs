@@ -14,9 +14,9 @@ use rocksdb::{
     ErrorKind, LogLevel, Options, ReadOptions,
 };
 
-use super::super::keys::Family;
+use super::super::keys::{Family, ROUND_KEY};
 use super::super::raw::{Direction, KeyRange, RawReader, Visit};
-use super::super::{Error, Result};
+use super::super::{Error, Result, records};
 use super::RocksOptions;
 
 /// A scan reads this far ahead.
@@ -70,6 +70,12 @@ impl Engine {
     /// The database.
     pub(super) fn db(&self) -> &DB {
         &self.db
+    }
+
+    /// Number of the newest round of writes in the store; 0 in a new one.
+    pub(super) fn newest_round(&self) -> Result<u64> {
+        let Some(value) = self.get(Family::Meta, ROUND_KEY)? else { return Ok(0) };
+        records::decode_round(&value).map_err(|cause| records::damaged(Family::Meta, ROUND_KEY, None, cause))
     }
 
     /// The handle of a family.

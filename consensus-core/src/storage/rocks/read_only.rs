@@ -16,6 +16,8 @@ use super::super::raw::{self, KeyRange, RawReader, Visit};
 use super::super::{Error, FORMAT_VERSION, Identity, LogEntry, LogReader, PeerRecord, Result, records};
 use super::directory::{self, Watch};
 use super::engine::Engine;
+use super::log_files;
+use super::synced_mark::{self, SyncedMark};
 use crate::ids::ChainId;
 
 /// Attempts to open beside a process that may just be replacing its files.
@@ -30,6 +32,8 @@ pub struct RocksReader {
     // Before `scratch`, so that the engine is closed when its notes go.
     engine: Engine,
     beside_writer: bool,
+    /// What is wrong if synced writes are gone.
+    lost: Option<String>,
     _scratch: Option<Scratch>,
 }
 
@@ -42,16 +46,23 @@ impl RocksReader {
         let files = directory::engine(path);
         let mut attempt = 1;
         let reader = loop {
-            let opened = match Watch::begin(path)? {
+            let watch = Watch::begin(path)?;
+            log_files::check(&files)?;
+            let opened = match watch {
                 Watch::Idle(lock) => {
-                    let opened = Engine::open_idle(&files);
+                    let opened = Self::open_idle(path, &files);
                     drop(lock);
-                    opened.map(|engine| Self { engine, beside_writer: false, _scratch: None })
+                    opened
                 }
                 Watch::Busy => {
                     let scratch = Scratch::create()?;
                     let opened = Engine::open_beside(&files, &scratch.path);
-                    opened.map(|engine| Self { engine, beside_writer: true, _scratch: Some(scratch) })
+                    opened.map(|engine| Self {
+                        engine,
+                        beside_writer: true,
+                        lost: None,
+                        _scratch: Some(scratch),
+                    })
                 }
             };
             match opened {
@@ -61,6 +72,19 @@ impl RocksReader {
         };
         check_format(&reader.engine, path)?;
         Ok(reader)
+    }
+
+    fn open_idle(path: &Path, files: &Path) -> Result<Self> {
+        let engine = Engine::open_idle(files)?;
+        let lost = match SyncedMark::look(path) {
+            Ok(None) => None,
+            Ok(Some(synced)) => match engine.newest_round() {
+                Ok(found) => synced_mark::lost(found, synced),
+                Err(error) => Some(error.to_string()),
+            },
+            Err(error) => Some(error.to_string()),
+        };
+        Ok(Self { engine, beside_writer: false, lost, _scratch: None })
     }
 
     /// Whether a process was writing when the directory was opened; what is read may then not be durable yet.
@@ -92,6 +116,10 @@ impl RawReader for RocksReader {
 
     fn scan(&self, range: KeyRange, visit: Visit<'_>) -> Result<()> {
         self.engine.scan(range, visit)
+    }
+
+    fn lost(&self) -> Option<String> {
+        self.lost.clone()
     }
 }
 
