@@ -52,7 +52,7 @@ pub struct LedgerOptions {
     pub queue_bytes_max: u64,
     /// How long a submission waits for its outcome before it is answered with `REASON_TIMEOUT`.
     pub submit_timeout: Duration,
-    /// How long a submission that nobody has taken waits for a new leader: long enough to bridge a planned change
+    /// How long a submission that has lost its leader waits for a new one: long enough to bridge a planned change
     /// of leader, short enough for a fast failure.
     pub leader_grace: Duration,
     /// Bytes of recent blocks kept in memory for readers.

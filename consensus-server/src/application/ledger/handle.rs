@@ -25,6 +25,9 @@ use crate::transport::Forwarder;
 /// How often a draining ledger is looked at.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
+/// How long a submission that has lost its leader waits for news before it is offered again; doubles each time.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
 /// A ledger, as seen from outside of its task. Cheap to clone.
 #[derive(Clone)]
 pub struct LedgerHandle {
@@ -68,8 +71,8 @@ impl LedgerHandle {
     }
 
     /// Orders transactions, here if this node leads, else by forwarding the frame to the leader. While
-    /// leadership moves and nobody has taken anything of the frame, it is offered again for
-    /// [`LedgerOptions::leader_grace`]. The outcomes' counts add up to the number of transactions, in their order.
+    /// leadership moves, a frame without all of its outcomes is offered again for
+    /// [`LedgerOptions::leader_grace`]; what the chain has by then is answered with its place as a duplicate. The outcomes' counts add up to the number of transactions, in their order.
     /// Never waits longer than [`LedgerOptions::submit_timeout`]; dropping the future gives up the answer, not the
     /// transactions.
     pub async fn submit(&self, submission: Submission) -> Vec<Outcome> {
@@ -84,7 +87,7 @@ impl LedgerHandle {
         }
     }
 
-    /// Tries again for a moment while nothing of the frame was taken anywhere and leadership moves.
+    /// Tries again for a moment while leadership moves.
     async fn submit_until(&self, submission: Submission) -> Vec<Outcome> {
         let Submission { transactions, acknowledgement, hops } = submission;
         let mut status = self.shared.chain.watch_status();
@@ -93,20 +96,22 @@ impl LedgerHandle {
             return self.attempt(&seen, transactions, acknowledgement, hops).await;
         }
         let grace = Instant::now() + self.shared.options.leader_grace;
-        let mut seen = seen;
+        let (mut seen, mut pause) = (seen, RETRY_PAUSE);
         loop {
             let outcomes = self.attempt(&seen, transactions.clone(), acknowledgement, hops).await;
-            if !outcomes.iter().all(is_untouched) {
+            let now = Instant::now();
+            if now >= grace || !outcomes.iter().any(is_leaderless) {
                 return outcomes;
             }
-            let news = status.wait_for(|now| {
-                now.halted.is_some()
-                    || (now.leader.is_some() && (now.leader, now.term) != (seen.leader, seen.term))
-            });
-            match timeout_at(grace, news).await {
-                Ok(Ok(now)) => seen = now.clone(),
-                Ok(Err(_)) | Err(_) => return outcomes,
+            // A leader may be known here before it knows of its leadership itself: then nothing changes here.
+            let news = status.wait_for(|now| (now.leader, now.term) != (seen.leader, seen.term));
+            let news = timeout_at(grace.min(now + pause), news).await.map(|news| news.map(|now| now.clone()));
+            match news {
+                Ok(Ok(now)) => seen = now,
+                Ok(Err(_)) => return outcomes,
+                Err(_) => seen = status.borrow_and_update().clone(),
             }
+            pause *= 2;
         }
     }
 
@@ -359,13 +364,14 @@ fn unknown(count: usize) -> Outcome {
     refused(count, Reason::Timeout, "the node stopped before the outcome was known", None)
 }
 
-/// Whether nobody has taken these transactions, so that they may be offered to somebody else.
-fn is_untouched(outcome: &Outcome) -> bool {
-    match &outcome.outcome {
-        Some(outcome::Outcome::Refused(r)) => {
-            matches!(r.reason(), Reason::NotLeader | Reason::NoLeader | Reason::ShuttingDown)
+/// Whether a new leader may have a better answer. Offering a frame twice is harmless: the chain has each id once.
+fn is_leaderless(outcome: &Outcome) -> bool {
+    let Some(outcome::Outcome::Refused(refused)) = &outcome.outcome else { return false };
+    match refused.reason() {
+        Reason::NotLeader | Reason::NoLeader | Reason::LeadershipLost | Reason::ShuttingDown => true,
+        Reason::Unspecified | Reason::Invalid | Reason::Overloaded | Reason::Timeout | Reason::Halted => {
+            false
         }
-        Some(outcome::Outcome::Committed(_) | outcome::Outcome::Accepted(_)) | None => false,
     }
 }
 
