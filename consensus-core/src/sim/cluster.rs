@@ -138,7 +138,7 @@ impl Cluster {
             network: Network::new(seed, count as usize, &swarm.latencies, &swarm.network),
             nodes: nodes?,
             clients: Clients::new(seed, count, &swarm.workload, swarm.network.loss),
-            invariants: Invariants::new(count as usize, &swarm.limits),
+            invariants: Invariants::new(count as usize, swarm.voters as usize, &swarm.limits),
             trace: Trace::new(options.verbose),
             faults: FaultStreams::new(seed, count),
             counters: Counters::default(),

@@ -20,6 +20,9 @@ use crate::storage::{HardState, LogReader, LogWriter, WriteBatch};
 /// Time of a write without a sync.
 const UNSYNCED_US: u64 = 20;
 
+/// How much longer a slow disk takes.
+const SLOW_FACTOR: u64 = 20;
+
 /// A batch on its way to the disk.
 #[derive(Debug)]
 pub struct Write {
@@ -78,6 +81,7 @@ pub struct Disk {
     chain: ChainId,
     store: Arc<MemoryStore>,
     latencies: Latencies,
+    slow: bool,
     latency: Rng,
     stall: Rng,
     crash: Rng,
@@ -109,6 +113,7 @@ impl Disk {
             chain,
             store,
             latencies: latencies.clone(),
+            slow: latencies.slow_disk == Some(node),
             latency: Rng::new(seed, Stream::DiskLatency, node),
             stall: Rng::new(seed, Stream::DiskStall, node),
             crash: Rng::new(seed, Stream::DiskCrash, node),
@@ -174,6 +179,9 @@ impl Disk {
         let mut time_us = self.latencies.sync_min_us + self.latency.exponential(self.latencies.sync_mean_us);
         let stalls = self.stall.chance(self.latencies.stall);
         let stall_us = self.stall.below(self.latencies.stall_max_us);
+        if self.slow && !self.quiet {
+            time_us *= SLOW_FACTOR;
+        }
         if stalls && !self.quiet {
             time_us += stall_us;
         }

@@ -266,7 +266,11 @@ impl Node {
             genesis_hash: Hash::default(),
             created_at_ms: 0,
         };
-        let members = ConfState { voters: (1..=swarm.nodes).collect(), ..ConfState::default() };
+        let members = ConfState {
+            voters: (1..=swarm.voters).collect(),
+            learners: (swarm.voters + 1..=swarm.nodes).collect(),
+            ..ConfState::default()
+        };
         let store = Arc::new(MemoryStore::new());
         store.create_chain(&identity, &members).map_err(|error| error.to_string())?;
         let chain = identity.chain_id();

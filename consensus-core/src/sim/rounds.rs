@@ -69,7 +69,7 @@ impl Cluster {
                 let detail = format!("n{id} counts index {index} committed, which it does not have");
                 return Err(Violation::new("S5 durable quorum", detail));
             };
-            let images = self.nodes.iter().map(|node| node.disk.durable());
+            let images = self.nodes[..self.swarm.voters as usize].iter().map(|node| node.disk.durable());
             let counted = self.invariants.durable_quorum.commits(id, index, digest, images);
             if self.sight == Sight::Inside {
                 counted?;

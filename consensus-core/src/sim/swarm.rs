@@ -136,6 +136,8 @@ pub struct Latencies {
     pub stall: u32,
     /// Longest stall.
     pub stall_max_us: u64,
+    /// The node whose syncs take twenty times as long, if there is one.
+    pub slow_disk: Option<u64>,
     /// Mean time for the application to take entries.
     pub apply_mean_us: u64,
     /// Mean time of one round of the driver: what arrives meanwhile makes the next round.
@@ -164,8 +166,10 @@ pub struct Workload {
 pub struct Swarm {
     /// The seed.
     pub seed: u64,
-    /// Nodes, all voters.
+    /// Nodes; the first ones vote.
     pub nodes: u64,
+    /// How many of them vote; the others learn.
+    pub voters: u64,
     /// What they run.
     pub application: ApplicationKind,
     /// Length of the safety phase.
@@ -229,9 +233,10 @@ impl Swarm {
     /// The configuration of a seed.
     pub fn derive(seed: u64) -> Self {
         let mut fields = Fields { seed, field: 0 };
-        let nodes = fields.pick(&[4, 4, 4, 4, 5, 5, 3, 3, 4, 1]);
+        let voters = fields.pick(&[4, 4, 4, 4, 5, 5, 3, 3, 4, 1]);
+        let learners = fields.pick(&[0, 0, 0, 1, 2]);
         let application = fields.pick(&[ApplicationKind::HashChain, ApplicationKind::Ledger]);
-        let safety_us = fields.between(60, 360) * SECOND;
+        let safety_us = fields.between(60, 240) * SECOND;
         let election_ticks = fields.pick(&[10, 10, 5, 20]);
         let heartbeat_ticks = fields.pick(&[1, 1, 2]);
         let limits = derive_limits(&mut fields);
@@ -239,7 +244,8 @@ impl Swarm {
         let retain = fields.pick(&[1000, 50, 5, 0, 0]);
         Self {
             seed,
-            nodes,
+            nodes: voters + learners,
+            voters,
             application,
             safety_us,
             tick_us: 100 * MILLISECOND,
@@ -257,28 +263,30 @@ impl Swarm {
     }
 }
 
+/// Bounds at their corners, each by itself; every fourth time those of production.
 fn derive_limits(fields: &mut Fields) -> Limits {
-    let tiny = fields.coin();
-    let entry_bytes_max = fields.pick(&[1_024, 2_048, 16_384]);
-    let inflight = fields.pick(&[1, 2, 16, 64]);
-    let rounds = fields.pick(&[1, 2, 8, 64]);
-    let proposals = fields.pick(&[1, 2, 8, 256]);
-    let append = fields.pick(&[1_024, 4_096, 1 << 20]);
-    let room = fields.pick(&[1, 2, 8]);
-    if !tiny {
+    let default = fields.pick(&[true, false, false, false]);
+    let entry_bytes_max = fields.pick(&[1_024, 1_024, 2_048, 16_384]);
+    let mut room = || entry_bytes_max * fields.pick(&[1, 2, 64]);
+    let (uncommitted, backlog, unpersisted, tail) = (room(), room(), room(), room());
+    let inflight_appends_max = fields.pick(&[1, 2, 64]);
+    let unpersisted_rounds_max = fields.pick(&[1, 2, 64]);
+    let inflight_proposals_max = fields.pick(&[1, 8, 256]);
+    let append_bytes_max = fields.pick(&[1_024, 4_096, 1 << 20]);
+    if default {
         return Limits { entry_bytes_max: 64 << 10, ..Limits::default() };
     }
     Limits {
         entry_bytes_max,
-        append_bytes_max: append,
-        inflight_appends_max: inflight,
-        uncommitted_bytes_max: entry_bytes_max * room,
+        append_bytes_max,
+        inflight_appends_max,
+        uncommitted_bytes_max: uncommitted,
         apply_bytes_max: entry_bytes_max,
-        apply_backlog_bytes_max: entry_bytes_max * room,
-        unpersisted_rounds_max: rounds,
-        unpersisted_bytes_max: entry_bytes_max * room,
-        tail_bytes_max: entry_bytes_max * room,
-        inflight_proposals_max: proposals,
+        apply_backlog_bytes_max: backlog,
+        unpersisted_rounds_max,
+        unpersisted_bytes_max: unpersisted,
+        tail_bytes_max: tail,
+        inflight_proposals_max,
         pending_reads_max: 8,
     }
 }
@@ -289,8 +297,9 @@ fn derive_latencies(fields: &mut Fields) -> Latencies {
         link_mean_us: fields.pick(&[200, 1_000, 5_000, 30_000]),
         sync_min_us: fields.between(50, 3_000),
         sync_mean_us: fields.pick(&[100, 2_000, 10_000, 50_000]),
-        stall: fields.fault(100, 5_000).unwrap_or(0) as u32,
+        stall: fields.fault(100, 20_000).unwrap_or(0) as u32,
         stall_max_us: fields.pick(&[500 * MILLISECOND, 3 * SECOND, 10 * SECOND]),
+        slow_disk: fields.fault(1, 3),
         apply_mean_us: fields.pick(&[20, 500, 5_000, 100_000]),
         round_mean_us: fields.pick(&[0, 50, 500, 5_000]),
     }
@@ -327,10 +336,10 @@ fn derive_faults(fields: &mut Fields) -> NodeFaults {
 
 fn derive_workload(fields: &mut Fields) -> Workload {
     Workload {
-        clients: fields.between(1, 5),
+        clients: fields.pick(&[1, 3, 5, 5, 20]),
         think_us: fields.pick(&[20 * MILLISECOND, 200 * MILLISECOND, SECOND, 5 * SECOND]),
         patience_us: fields.pick(&[300 * MILLISECOND, SECOND, 5 * SECOND]),
-        bytes_max: fields.pick(&[16, 200, 600]),
+        bytes_max: fields.pick(&[16, 200, 600, 900]),
         block_transactions_max: fields.pick(&[1, 4, 100]),
         read_every_us: fields.fault(100, 5_000).map(|milliseconds| milliseconds * MILLISECOND),
     }
@@ -340,9 +349,10 @@ impl fmt::Display for Swarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} nodes, {:?}, {} s",
+            "seed {}: {} voters, {} learners, {:?}, {} s",
             self.seed,
-            self.nodes,
+            self.voters,
+            self.nodes - self.voters,
             self.application,
             self.safety_us / SECOND
         )?;
@@ -384,6 +394,8 @@ mod tests {
         share("pauses", count(|s| s.faults.pause_every_us.is_some()));
         share("transfers", count(|s| s.faults.transfer_every_us.is_some()));
         share("stalls", count(|s| s.latencies.stall > 0));
+        share("learners", count(|s| s.nodes > s.voters));
+        share("slow disks", count(|s| s.latencies.slow_disk.is_some()));
         share("reads", count(|s| s.workload.read_every_us.is_some()));
         share("the hash chain", count(|s| s.application == ApplicationKind::HashChain));
     }

@@ -80,12 +80,12 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// For a cluster of this many nodes, all voters, with these bounds.
-    pub fn new(nodes: usize, limits: &Limits) -> Self {
+    /// For a cluster of this many nodes, so many of them voters, with these bounds.
+    pub fn new(nodes: usize, voters: usize, limits: &Limits) -> Self {
         Self {
             one_leader_per_term: OneLeaderPerTerm::default(),
             one_content_per_position: OneContentPerPosition::default(),
-            durable_quorum: DurableQuorum::new(nodes),
+            durable_quorum: DurableQuorum::new(voters),
             monotonic: Monotonic::new(nodes),
             one_vote_per_term: OneVotePerTerm::default(),
             ordered_and_bounded: OrderedAndBounded::new(limits),
