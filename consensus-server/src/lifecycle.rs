@@ -14,7 +14,7 @@ use consensus_core::ledger::CutterConfig;
 use consensus_core::replica::ReplicaConfig;
 use consensus_core::storage::group_commit::RoundReport;
 use consensus_core::storage::rocks::RocksOptions;
-use consensus_core::storage::{Identity, LogReader};
+use consensus_core::storage::{Identity, PeerRecord};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -115,8 +115,8 @@ struct GrpcWiring {
 }
 
 impl Wiring for GrpcWiring {
-    fn links(&self, identity: &Identity) -> Links {
-        let book = Arc::new(Book::new(&self.config, &self.peer_metrics));
+    fn links(&self, identity: &Identity, known: &[PeerRecord]) -> Links {
+        let book = Arc::new(Book::new(&self.config, known, &self.peer_metrics));
         let address = self.config.own().peer_address.clone();
         let handshake = Arc::new(Handshake::new(identity.clone(), address, book.clone()));
         let streams = Arc::new(PeerStreams::new(&self.config, handshake.clone(), self.peer_metrics.clone()));
@@ -161,7 +161,6 @@ impl Server {
         let (chain, ledger) = (chain.clone(), ledger.clone());
         let made = wiring.made.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Made { handshake, streams, forwarder } = made.context("the node has wired no chain")?;
-        handshake.book().restore(&node.store().peers(id)?);
         let mut tasks = streams.start(chain.clone());
 
         let book = handshake.book().clone();

@@ -78,8 +78,9 @@ impl ChainConfig {
 
 /// What a node needs for each of its chains from whoever puts it together.
 pub trait Wiring {
-    /// What connects the chain with its peers; it will be given the chain's handle later.
-    fn links(&self, identity: &Identity) -> Links;
+    /// What connects the chain with its peers, of which `known` was written down before this start; it will be
+    /// given the chain's handle later.
+    fn links(&self, identity: &Identity, known: &[PeerRecord]) -> Links;
 
     /// Who listens to the chain.
     fn observer(&self, identity: &Identity) -> Arc<dyn ChainObserver>;
@@ -340,7 +341,7 @@ fn start_chain(
             *seed = rand::random();
         }
     }
-    let links = wiring.links(identity);
+    let links = wiring.links(identity, &store.peers(identity.chain_id())?);
     let chain_writer = writer.chain(identity.chain_id());
     let start = ChainStart {
         state,

@@ -135,3 +135,65 @@ async fn a_leader_that_stops_hands_over_and_the_others_go_on() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_reflection_tell_what_is_true() {
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
+
+    // Two of three members are absent: no leader, ever.
+    let cluster = Cluster::start_without(1, &[2, 3], "").await;
+    let alone = edge_harness::alone("").await;
+    for (server, ready) in
+        [(&cluster.servers[0], ServingStatus::NotServing), (&alone.servers[0], ServingStatus::Serving)]
+    {
+        let mut health = HealthClient::new(edge_harness::client_channel(server).await);
+        for (service, expected) in [("", ServingStatus::Serving), ("ready", ready), ("chain/main", ready)] {
+            let request = HealthCheckRequest { service: service.to_owned() };
+            let mut watched = health.watch(request).await.expect("known").into_inner();
+            while watched.message().await.expect("goes on").expect("goes on").status() != expected {}
+        }
+    }
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_request, server_reflection_response,
+    };
+    let mut reflection = ServerReflectionClient::new(edge_harness::client_channel(&alone.servers[0]).await);
+    let list = server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let mut answers = reflection
+        .server_reflection_info(futures_util::stream::iter([request]))
+        .await
+        .expect("served")
+        .into_inner();
+    let answer = answers.message().await.expect("no error").expect("an answer").message_response;
+    let Some(server_reflection_response::MessageResponse::ListServicesResponse(list)) = answer else {
+        panic!("{answer:?}")
+    };
+    let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    for name in ["consensus.ordering.v1.Ordering", "consensus.admin.v1.Admin", "grpc.health.v1.Health"] {
+        assert!(names.iter().any(|known| known == name), "{names:?}");
+    }
+    drop(answers);
+    cluster.stop().await;
+    alone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_store_is_still_refused_after_a_restart() {
+    let mut cluster = Cluster::start_without(1, &[9], "").await;
+    let server = &cluster.servers[0];
+    let hello = edge_harness::hello(server, 9);
+    let request = |hello| consensus_proto::peer::ReadIndexRequest { hello: Some(hello) };
+    let mut client = edge_harness::peer(server).await;
+    // Accepted, then refused for want of a leader; the store is known from now on.
+    let status = client.read_index(request(hello.clone())).await.expect_err("no leader");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    cluster.restart(0).await;
+    let mut client = edge_harness::peer(&cluster.servers[0]).await;
+    let replaced = consensus_proto::peer::Hello { store_incarnation: vec![1; 16].into(), ..hello };
+    let status = client.read_index(request(replaced)).await.expect_err("another store");
+    assert!(status.message().starts_with("store of node 9 was replaced"), "{status}");
+    cluster.stop().await;
+}

@@ -97,6 +97,15 @@ impl Cluster {
         self.servers.iter().find(|server| server.config().node_id == id).expect("a member")
     }
 
+    /// Stops a node and starts it again on the same data, at other addresses.
+    pub(crate) async fn restart(&mut self, position: usize) {
+        let stopped = self.servers.remove(position);
+        let config = Config::clone(stopped.config());
+        stopped.stop().await;
+        let bound = Listeners::bind(&free()).await.expect("free ports");
+        self.servers.insert(position, Server::start(config, bound, log()).await.expect("starts"));
+    }
+
     pub(crate) async fn stop(self) {
         futures_util::future::join_all(self.servers.into_iter().map(Server::stop)).await;
     }
@@ -121,6 +130,10 @@ pub(crate) async fn alone(extra: &str) -> Cluster {
 async fn channel(address: SocketAddr) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
     endpoint.connect().await.expect("listens")
+}
+
+pub(crate) async fn client_channel(server: &Server) -> Channel {
+    channel(server.config().listen.client).await
 }
 
 pub(crate) async fn ordering(server: &Server) -> OrderingClient<Channel> {
