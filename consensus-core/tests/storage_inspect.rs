@@ -156,7 +156,8 @@ fn verification_names_each_contradiction_between_records() {
         db.delete_cf(db.cf_handle("meta").expect("a family"), key).expect("deleted");
     };
     let promise = |term, commit| HardState { term, vote: None, commit };
-    let cases: [(Box<dyn FnOnce(&DB)>, &str); 7] = [
+    type Change<'a> = Box<dyn FnOnce(&DB) + 'a>;
+    let cases: [(Change, &str); 7] = [
         (
             Box::new(|db| put_meta(db, Meta::HardState, &promise(2, 21))),
             "Relation chain main: commit is 21, but the log ends at 20",

@@ -76,8 +76,8 @@ pub fn entry(index: u64, term: u64) -> LogEntry {
     LogEntry {
         index,
         term,
-        kind: if index % 5 == 0 { EntryKind::ConfChangeV2 } else { EntryKind::Normal },
-        context: if index % 2 == 0 { Bytes::from_static(b"context") } else { Bytes::new() },
+        kind: if index.is_multiple_of(5) { EntryKind::ConfChangeV2 } else { EntryKind::Normal },
+        context: if index.is_multiple_of(2) { Bytes::from_static(b"context") } else { Bytes::new() },
         data: Bytes::from(format!("payload of {index} in term {term}")),
     }
 }

@@ -1,7 +1,7 @@
 //! Reading keys and values as they are, and the readings that all stores on disk share.
 //!
 //! [`RawReader`] is the narrow door to an engine: get one value, walk a range. Opening a chain with its
-//! checks ([`load_chain`]), serving a [`LogReader`](super::LogReader) and the inspection of a directory are
+//! checks (`load_chain`), serving a [`LogReader`](super::LogReader) and the inspection of a directory are
 //! written once, on top of it, so that the server and the offline tools decode the same way.
 
 use std::ops::ControlFlow;

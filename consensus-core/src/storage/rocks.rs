@@ -14,6 +14,7 @@ mod read_only;
 mod synced_mark;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -194,11 +195,13 @@ impl RocksStore {
         let bytes: u64 = batches.iter().map(WriteBatch::bytes).sum();
         let mut round = Round::new(&self.engine, bytes as usize);
         for batch in batches {
-            if !shapes.contains_key(&batch.chain) {
-                let shape = self.with_chain(batch.chain, |open| open.shape.clone());
-                shapes.insert(batch.chain, shape.ok_or(Error::NoChain(batch.chain))?);
-            }
-            let shape = shapes.get_mut(&batch.chain).expect("inserted above");
+            let shape = match shapes.entry(batch.chain) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    let shape = self.with_chain(batch.chain, |open| open.shape.clone());
+                    unknown.insert(shape.ok_or(Error::NoChain(batch.chain))?)
+                }
+            };
             shape.check(batch)?;
             let change = shape.advance(batch);
             round.stage(batch, &change, shape);
