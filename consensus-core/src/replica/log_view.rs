@@ -14,7 +14,6 @@ use std::sync::Arc;
 use raft::eraftpb::{Entry, Snapshot as RaftSnapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
-use super::convert;
 use crate::ids::ChainId;
 use crate::storage::{self, ChainState, ConfState, HardState, LogEntry, LogReader, Position, Snapshot};
 
@@ -204,14 +203,14 @@ impl LogView {
             if bytes > bytes_max && !out.is_empty() {
                 break;
             }
-            out.push(convert::entry_to_raft(entry));
+            out.push(entry.clone().into());
         }
         out
     }
 
     fn read_store(&self, low: u64, high: u64, bytes_max: u64) -> raft::Result<Vec<Entry>> {
         match self.reader.entries(self.chain, low, high, bytes_max) {
-            Ok(entries) => Ok(entries.iter().map(convert::entry_to_raft).collect()),
+            Ok(entries) => Ok(entries.into_iter().map(Entry::from).collect()),
             Err(error) => {
                 *self.damage.borrow_mut() = Some(error);
                 Err(StorageError::LogTemporarilyUnavailable.into())
@@ -252,10 +251,7 @@ fn weight(entry: &LogEntry) -> u64 {
 
 impl raft::Storage for LogView {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(
-            convert::hard_state_to_raft(&self.hard_state),
-            convert::conf_state_to_raft(&self.conf_state),
-        ))
+        Ok(RaftState::new(self.hard_state.into(), (&self.conf_state).into()))
     }
 
     fn entries(
@@ -301,7 +297,7 @@ impl raft::Storage for LogView {
                 if snapshot.position.index >= request_index.max(self.truncated.index)
                     && snapshot.position.index > 0 =>
             {
-                Ok(convert::snapshot_to_raft(snapshot))
+                Ok(snapshot.clone().into())
             }
             _ => {
                 self.snapshot_wanted.set(true);

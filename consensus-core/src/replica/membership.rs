@@ -10,9 +10,9 @@ use raft::StateRole;
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
 use super::proposals::fail;
-use super::{Effect, Effects, Halt, MembershipChange, Outcome, Phase, Refusal, Replica, Report, convert};
+use super::{Effect, Effects, Halt, MembershipChange, Outcome, Phase, Refusal, Replica, Report};
 use crate::ids::{NodeId, Ticket};
-use crate::storage::{EntryKind, LogEntry};
+use crate::storage::{ConfState, EntryKind, LogEntry};
 
 #[derive(Debug, Default)]
 pub(super) struct Membership {
@@ -101,7 +101,7 @@ impl Replica {
                 .apply_conf_change(&change)
                 .map_err(|error| Halt(format!("membership change at {}: {error}", entry.index)))?;
             self.pin();
-            let state = convert::conf_state_from_raft(&state);
+            let state = ConfState::from(&state);
             effects.push(Effect::Report(Report::Membership {
                 voters: state.voters.clone(),
                 learners: state.learners.clone(),

@@ -18,7 +18,6 @@ use crate::storage::{ChainState, LogReader, Snapshot};
 
 mod backlog;
 mod config;
-mod convert;
 mod effect;
 mod election_clock;
 mod event;

@@ -17,8 +17,8 @@ use std::collections::VecDeque;
 use raft::Ready;
 use raft::eraftpb::MessageType;
 
-use super::{CommittedEntry, Effect, Effects, Halt, Installing, Message, Phase, Replica, convert};
-use crate::storage::{Applied, HardState, LogEntry, WriteBatch};
+use super::{CommittedEntry, Effect, Effects, Halt, Installing, Message, Phase, Replica};
+use crate::storage::{Applied, HardState, LogEntry, Snapshot, WriteBatch};
 
 /// A write that is not durable yet.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Replica {
             self.reads.confirm(&state.request_ctx, state.index);
         }
         if let Some(hard_state) = ready.hs() {
-            self.rounds.latest = convert::hard_state_from_raft(hard_state);
+            self.rounds.latest = hard_state.into();
             self.rounds.commit_pending = true;
         }
         let committed = ready.take_committed_entries();
@@ -140,8 +140,7 @@ impl Replica {
             held.append(&mut early);
         }
         if ready.must_sync() {
-            let entries: Vec<LogEntry> =
-                ready.take_entries().into_iter().map(convert::entry_from_raft).collect();
+            let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(LogEntry::from).collect();
             send(early, effects);
             self.persist(number, entries, held, effects);
             self.raw.advance_append_async(ready);
@@ -237,7 +236,7 @@ impl Replica {
         }
         let mut entries = Vec::with_capacity(committed.len());
         for entry in committed {
-            let entry = convert::entry_from_raft(entry);
+            let entry = LogEntry::from(entry);
             if entry.index != self.handed_out + 1 {
                 return Err(Halt(format!(
                     "committed entry {} follows {}: the log has a gap",
@@ -255,11 +254,11 @@ impl Replica {
     }
 
     fn take_snapshot_ready(&mut self, mut ready: Ready, effects: &mut Effects) {
-        let snapshot = convert::snapshot_from_raft(ready.snapshot());
+        let snapshot = Snapshot::from(ready.snapshot().clone());
         if let Some(hard_state) = ready.hs() {
-            self.rounds.latest = convert::hard_state_from_raft(hard_state);
+            self.rounds.latest = hard_state.into();
         }
-        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(convert::entry_from_raft).collect();
+        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(LogEntry::from).collect();
         let mut held = ready.take_messages();
         held.append(&mut ready.take_persisted_messages());
         self.raw.mut_store().install(&snapshot);

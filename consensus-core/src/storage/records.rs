@@ -399,13 +399,19 @@ impl From<HardState> for eraftpb::HardState {
     }
 }
 
+/// Sorted, so that equal memberships are equal values: the crate lists them in the order of its tables.
 impl From<&eraftpb::ConfState> for ConfState {
     fn from(state: &eraftpb::ConfState) -> Self {
+        let sorted = |ids: &[u64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
         Self {
-            voters: state.voters.clone(),
-            learners: state.learners.clone(),
-            voters_outgoing: state.voters_outgoing.clone(),
-            learners_next: state.learners_next.clone(),
+            voters: sorted(&state.voters),
+            learners: sorted(&state.learners),
+            voters_outgoing: sorted(&state.voters_outgoing),
+            learners_next: sorted(&state.learners_next),
             auto_leave: state.auto_leave,
         }
     }
