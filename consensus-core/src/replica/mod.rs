@@ -475,7 +475,10 @@ impl Replica {
         }
         self.report_leadership(effects);
         self.resolve_transfer(effects);
-        self.reads.applied(self.applied, effects);
+        // While a snapshot is on its way into the application, the application is behind `applied`.
+        if !matches!(self.phase, Phase::CatchingUp { .. }) {
+            self.reads.applied(self.applied, effects);
+        }
         self.request_proposals(effects);
         if std::mem::take(&mut self.lazy_due) {
             self.persist_lazily(effects);

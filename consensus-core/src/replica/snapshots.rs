@@ -114,6 +114,7 @@ impl Replica {
         effects.push(Effect::Persist { batch });
         super::ready::send(held, effects);
         self.applied_pending = true;
+        self.proposals.applied(index, effects);
     }
 
     /// A snapshot handed to the peer: its acknowledgement comes when it is installed, so only the time that

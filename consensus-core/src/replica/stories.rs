@@ -761,6 +761,28 @@ fn t22_nothing_disturbs_a_replica_while_a_snapshot_is_on_its_way_to_the_disk() {
 }
 
 #[test]
+fn what_waits_for_the_application_waits_until_it_has_the_snapshot() {
+    let mut story = Story::new(2, &[1, 2, 3]);
+    story.lead(3);
+    story.propose(1, b"block");
+    story.persist();
+    story.acknowledge(3);
+    assert_eq!(story.to_apply.len(), 1, "committed, and the application takes its time");
+    story.event(Event::ReadIndex { ticket: Ticket(2) });
+    let heartbeat = story.take_sent(MessageType::MsgHeartbeat).pop().unwrap();
+    let mut response = message(MessageType::MsgHeartbeatResponse, 3, 2, story.status().term);
+    response.context = heartbeat.context;
+    story.peer(response);
+    receive_snapshot(&mut story);
+    story.persist();
+    assert_eq!((story.installs.len(), story.status().applied), (1, 50));
+    assert_eq!(story.answers, [], "the application has neither the block nor the snapshot");
+    story.event(Event::SnapshotInstalled { index: 50 });
+    assert_eq!(story.answer(1), Some(&Outcome::Applied { index: 2, term: 1 }));
+    assert_eq!(story.answer(2), Some(&Outcome::ReadIndex { index: 2 }));
+}
+
+#[test]
 fn an_installation_that_a_crash_interrupted_is_resumed() {
     let mut story = Story::new(2, &[1, 2, 3]);
     receive_snapshot(&mut story);
