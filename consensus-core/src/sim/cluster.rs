@@ -189,13 +189,10 @@ impl Cluster {
         self.invariants.acknowledged_once.judge(blocks, |client| self.clients.submitted(client))
     }
 
-    /// Lets everything happen up to a time; a busy safety phase ends earlier.
+    /// Lets everything happen up to a time.
     pub(super) fn run_until(&mut self, until_us: u64) -> Verdict {
         while let Some(happening) = self.schedule.next(until_us) {
             self.happen(happening)?;
-            if !self.quiet && self.trace.steps() >= SAFETY_STEPS_MAX {
-                break;
-            }
         }
         Ok(())
     }
@@ -464,9 +461,6 @@ pub fn run(options: Options) -> Report {
     };
     Report { seed: options.seed, trace: 0, counters: Counters::default(), failure: Some(failure) }
 }
-
-/// Steps after which the safety phase ends, so that no seed costs many times what others do.
-const SAFETY_STEPS_MAX: u64 = 500_000;
 
 /// How long the recovery may take.
 pub(super) const RECOVERY_US: u64 = 60 * SECOND;
