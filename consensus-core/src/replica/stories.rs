@@ -852,6 +852,21 @@ fn what_is_in_flight_when_leadership_is_lost_is_answered_as_unknown() {
 }
 
 #[test]
+fn proposals_of_the_round_that_lost_leadership_are_refused_and_not_sent_on() {
+    let mut story = Story::new(1, &[1, 2, 3]);
+    story.lead(2);
+    let term = story.status().term;
+    let proposals = vec![Proposal { ticket: Ticket(1), data: Bytes::from_static(b"block") }];
+    story.replica.handle(Event::Propose { proposals }, &mut story.effects);
+    story.peer(message(MessageType::MsgHeartbeat, 3, 1, term + 1));
+    assert_eq!(story.count_sent(MessageType::MsgPropose), 0);
+    let leader = NodeId::new(3);
+    assert_eq!(story.answer(1), Some(&Outcome::Failed(Refusal::NotLeader { leader })));
+    story.persist();
+    assert_eq!(story.count_sent(MessageType::MsgPropose), 0);
+}
+
+#[test]
 fn a_new_leader_takes_proposals_only_when_its_inheritance_is_applied() {
     let mut story = Story::new(1, &[1, 2, 3]);
     story.elect(2);
