@@ -2,7 +2,19 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 5] = ["raft.proto", "records.proto", "ordering.proto", "peer.proto", "admin.proto"];
+const PROTOS: [&str; 11] = [
+    "raft.proto",
+    "records.proto",
+    "ordering.proto",
+    "peer.proto",
+    "admin.proto",
+    "cita_records.proto",
+    "cita_exchange.proto",
+    "cita/common.proto",
+    "cita/consensus.proto",
+    "cita/controller.proto",
+    "cita/network.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
