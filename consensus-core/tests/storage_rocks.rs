@@ -155,6 +155,9 @@ fn data_files_without_their_current_file_are_not_begun_anew() {
     fs::remove_file(directory.path().join("db/CURRENT")).expect("removed");
     let error = try_open(directory.path()).expect_err("damaged");
     assert!(error.to_string().contains("db/CURRENT is missing"), "{error}");
+    fs::write(directory.path().join("db/CURRENT"), b"").expect("emptied");
+    let error = try_open(directory.path()).expect_err("damaged");
+    assert!(error.to_string().contains("db/CURRENT: it says \"\", must name a manifest"), "{error}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub mod rocks;
 #[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "chains are opened on disk"))]
 mod shape;
 
-pub use owner::{Opened, open_or_create};
+pub use owner::{Opened, found, open_or_create};
 
 /// Version of the layout on disk that this program writes and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;

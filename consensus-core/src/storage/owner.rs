@@ -1,6 +1,9 @@
 //! Whose data a store holds: chains are opened only for their owner, and created only where they belong.
 
-use super::{ChainState, ConfState, Error, Identity, LogWriter, Result};
+use super::{
+    Applied, ChainState, ConfState, Error, HardState, Identity, LogWriter, Position, Result, Snapshot,
+    WriteBatch,
+};
 
 /// A chain that is ready for its replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +58,25 @@ fn differ<T: PartialEq + ToString>(what: &'static str, found: T, expected: T) ->
         return Ok(());
     }
     Err(Error::Foreign { what, found: found.to_string(), expected: expected.to_string() })
+}
+
+/// Creates a chain that begins with a snapshot instead of an empty log, so that whoever joins later gets one,
+/// too: all its founders must be given the same. Durable on return; a crash in between leaves the store of
+/// a newcomer, which takes part in nothing until it is sent a snapshot.
+///
+/// # Errors
+/// Those of [`LogWriter::create_chain`] and [`LogWriter::write`].
+pub fn found(store: &dyn LogWriter, identity: &Identity, snapshot: Snapshot) -> Result<()> {
+    store.create_chain(identity, &ConfState::default())?;
+    let Position { index, term } = snapshot.position;
+    let mut batch = WriteBatch::new(identity.chain_id());
+    batch.sync = true;
+    batch.number = 1;
+    batch.applied = Some(Applied { index, conf_state: snapshot.conf_state.clone() });
+    batch.install = Some(snapshot);
+    batch.installed = true;
+    batch.hard_state = Some(HardState { term, vote: None, commit: index });
+    store.write(&[batch])
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ use super::super::{Error, Result};
 
 const BLOCK_BYTES: usize = 32 << 10;
 const HEADER_BYTES: usize = 7;
+/// What the names of manifests begin with.
+const MANIFEST: &str = "MANIFEST-";
 
 /// Full, first, middle and last pieces of a record, and what may stand at the beginning of a file.
 const KNOWN_TYPES: [u8; 7] = [1, 2, 3, 4, 9, 10, 130];
@@ -23,7 +25,7 @@ const KNOWN_TYPES: [u8; 7] = [1, 2, 3, 4, 9, 10, 130];
 /// Looks through the manifest and all write-ahead logs of an engine's directory; one that vanishes meanwhile, as
 /// beside a running process, is passed over.
 pub(super) fn check(engine: &Path) -> Result<()> {
-    for path in files(engine).map_err(|error| failed(engine, &error))? {
+    for path in files(engine)? {
         match check_file(&path) {
             Ok(None) => {}
             Ok(Some(damage)) => {
@@ -36,18 +38,24 @@ pub(super) fn check(engine: &Path) -> Result<()> {
     Ok(())
 }
 
-fn files(engine: &Path) -> io::Result<Vec<PathBuf>> {
+fn files(engine: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    match fs::read_to_string(engine.join("CURRENT")) {
-        Ok(manifest) => found.push(engine.join(manifest.trim_end())),
+    let current = engine.join("CURRENT");
+    match fs::read_to_string(&current) {
+        Ok(manifest) if manifest.starts_with(MANIFEST) => found.push(engine.join(manifest.trim_end())),
+        Ok(manifest) => {
+            let cause = format!("it says {manifest:?}, must name a manifest");
+            return Err(Error::Damaged { key: current.display().to_string(), cause });
+        }
         // A new directory, or damage that the engine names.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
             return Ok(found);
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(failed(&current, &error)),
     }
-    for file in fs::read_dir(engine)? {
-        let path = file?.path();
+    let unread = |error: io::Error| failed(engine, &error);
+    for file in fs::read_dir(engine).map_err(unread)? {
+        let path = file.map_err(unread)?.path();
         if path.extension().is_some_and(|extension| extension == "log") {
             found.push(path);
         }
