@@ -79,6 +79,29 @@ impl ReplicaConfig {
         self.limits.validate()?;
         Ok(())
     }
+
+    /// As the crate wants it.
+    pub(super) fn for_raft(&self, node: u64, applied: u64) -> raft::Config {
+        let limits = &self.limits;
+        raft::Config {
+            id: node,
+            election_tick: self.election_ticks,
+            heartbeat_tick: self.heartbeat_ticks,
+            min_election_tick: self.election_ticks_min,
+            max_election_tick: self.election_ticks_max + 1,
+            applied,
+            max_size_per_msg: limits.append_bytes_max,
+            max_inflight_msgs: limits.inflight_appends_max,
+            max_uncommitted_size: raft::NO_LIMIT,
+            max_committed_size_per_ready: limits.apply_bytes_max,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: raft::ReadOnlyOption::Safe,
+            skip_bcast_commit: false,
+            batch_append: false,
+            ..raft::Config::default()
+        }
+    }
 }
 
 /// Why a replica cannot be opened.
@@ -132,8 +155,8 @@ pub(super) fn check_state(state: &mut ChainState) -> Result<(), OpenError> {
         let (entry, term) = (state.last.term, state.hard_state.term);
         return inconsistent(format!("the last entry is of term {entry}, the promised term is {term}"));
     }
-    if state.applied.conf_state.voters.is_empty() {
-        return inconsistent("the membership has no voters".to_owned());
+    if state.applied.conf_state.voters.is_empty() && last > 0 {
+        return inconsistent(format!("the membership has no voters and the log has entries up to {last}"));
     }
     Ok(())
 }

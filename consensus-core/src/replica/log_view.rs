@@ -295,7 +295,9 @@ impl raft::Storage for LogView {
         match &self.snapshot {
             Some(snapshot)
                 if snapshot.position.index >= request_index.max(self.truncated.index)
-                    && snapshot.position.index > 0 =>
+                    && snapshot.position.index > 0
+                    // A newcomer refuses a snapshot from before its own admission.
+                    && snapshot.conf_state == self.conf_state =>
             {
                 Ok(snapshot.clone().into())
             }

@@ -106,8 +106,8 @@ pub struct Replica {
     resume_install: Option<Snapshot>,
     /// Stand for election at once in the first round.
     campaign_at_start: bool,
-    /// This replica shall stand first on a chain without history.
-    designated: bool,
+    /// This replica shall stand first on a chain without history, which has this term.
+    designated: Option<u64>,
     halted: Option<String>,
 }
 
@@ -124,7 +124,8 @@ impl std::fmt::Debug for Replica {
 
 impl Replica {
     /// Opens a replica on what is durable. The application must hold everything up to `state.applied.index`
-    /// and ignore entries it already has.
+    /// and ignore entries it already has. A store without log and members is that of a newcomer: it takes
+    /// part in nothing until a leader has sent it a snapshot.
     ///
     /// # Errors
     /// [`OpenError::Config`], [`OpenError::Limits`]; [`OpenError::Inconsistent`] when the log, the commit index
@@ -139,27 +140,10 @@ impl Replica {
         let node = state.identity.node_id.get();
         let chain = state.identity.chain_id();
         let applied = state.applied.index;
-        let limits = &config.limits;
         let voters = state.applied.conf_state.voters.clone();
-        let fresh = state.last.index == 0 && state.hard_state.term == 0;
-        let raft_config = raft::Config {
-            id: node,
-            election_tick: config.election_ticks,
-            heartbeat_tick: config.heartbeat_ticks,
-            min_election_tick: config.election_ticks_min,
-            max_election_tick: config.election_ticks_max + 1,
-            applied,
-            max_size_per_msg: limits.append_bytes_max,
-            max_inflight_msgs: limits.inflight_appends_max,
-            max_uncommitted_size: raft::NO_LIMIT,
-            max_committed_size_per_ready: limits.apply_bytes_max,
-            check_quorum: true,
-            pre_vote: true,
-            read_only_option: raft::ReadOnlyOption::Safe,
-            skip_bcast_commit: false,
-            batch_append: false,
-            ..raft::Config::default()
-        };
+        let term = state.hard_state.term;
+        let fresh = state.last == state.truncated && state.hard_state.vote.is_none() && term <= 1;
+        let raft_config = config.for_raft(node, applied);
         let clock = election_clock::ElectionClock::new(
             config.seed,
             config.election_ticks_min,
@@ -167,7 +151,7 @@ impl Replica {
         );
         let resume_install = state.snapshot.clone().filter(|_| state.installing);
         let rounds = ready::Rounds::new(state.hard_state);
-        let view = log_view::LogView::new(&state, reader, limits.tail_bytes_max);
+        let view = log_view::LogView::new(&state, reader, config.limits.tail_bytes_max);
         let raw = RawNode::new(&raft_config, view, &raft_logger::logger(node))?;
         let turn = u64::from_be_bytes(chain.to_be_bytes()) % voters.len().max(1) as u64;
         let mut replica = Self {
@@ -192,7 +176,7 @@ impl Replica {
             requested: None,
             resume_install,
             campaign_at_start: voters == [node],
-            designated: fresh && voters.get(turn as usize) == Some(&node),
+            designated: (fresh && voters.get(turn as usize) == Some(&node)).then_some(term),
             halted: None,
             config,
         };
@@ -292,16 +276,17 @@ impl Replica {
         }
         self.raw.tick();
         self.pin();
-        if self.designated {
-            self.stand_first();
+        if let Some(term) = self.designated {
+            self.stand_first(term);
         }
     }
 
     /// On a chain without history one replica, known to all, does not wait for its timeout.
-    fn stand_first(&mut self) {
+    fn stand_first(&mut self, first_term: u64) {
         let raft = &self.raw.raft;
-        if raft.leader_id != 0 || raft.term > 1 || self.ticks > self.config.election_ticks as u64 {
-            self.designated = false;
+        if raft.leader_id != 0 || raft.term > first_term + 1 || self.ticks > self.config.election_ticks as u64
+        {
+            self.designated = None;
         } else if self.ticks.is_multiple_of(2) {
             // A refusal shows in the next tick.
             let _ = self.raw.campaign();
@@ -347,6 +332,15 @@ impl Replica {
     fn room_for(&self, message: &Message) -> gate::Verdict {
         use raft::eraftpb::MessageType;
         let kind = message.get_msg_type();
+        if self.raw.store().conf_state().voters.is_empty()
+            && matches!(
+                kind,
+                MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow
+            )
+        {
+            // It may have voted in this term before it lost its store.
+            return gate::Verdict::Refuse("no membership yet");
+        }
         if matches!(self.phase, Phase::CatchingUp { .. })
             && matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot | MessageType::MsgTimeoutNow)
         {

@@ -20,6 +20,9 @@ use raft::eraftpb::MessageType;
 use super::{CommittedEntry, Effect, Effects, Halt, Installing, Message, Phase, Replica};
 use crate::storage::{Applied, HardState, LogEntry, Snapshot, WriteBatch};
 
+/// The same acknowledgement leaves again after this long.
+const REPEAT_TICKS: u64 = 2;
+
 /// A write that is not durable yet.
 #[derive(Debug)]
 struct Round {
@@ -56,11 +59,48 @@ pub(super) struct Rounds {
     latest: HardState,
     /// `latest` has a commit index that no write carries yet.
     commit_pending: bool,
+    acknowledged: Acknowledged,
+}
+
+/// The last acknowledgement that left.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    to: u64,
+    term: u64,
+    index: u64,
+    tick: u64,
+}
+
+impl Acknowledged {
+    /// A leader tells of each commit with an append without entries, and the crate answers it with the
+    /// acknowledgement that has just left. It is repeated only after a while, in case the first one was lost.
+    fn drop_repetitions(&mut self, messages: &mut Vec<Message>, tick: u64) {
+        messages.retain(|message| {
+            if message.get_msg_type() != MessageType::MsgAppendResponse || message.reject {
+                return true;
+            }
+            let same = (message.to, message.term, message.index) == (self.to, self.term, self.index);
+            if same && tick < self.tick + REPEAT_TICKS {
+                return false;
+            }
+            let Message { to, term, index, .. } = *message;
+            *self = Self { to, term, index, tick };
+            true
+        });
+    }
 }
 
 impl Rounds {
     pub(super) fn new(durable: HardState) -> Self {
-        Self { list: VecDeque::new(), bytes: 0, barrier: 0, durable, latest: durable, commit_pending: false }
+        Self {
+            list: VecDeque::new(),
+            bytes: 0,
+            barrier: 0,
+            durable,
+            latest: durable,
+            commit_pending: false,
+            acknowledged: Acknowledged::default(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -151,6 +191,7 @@ impl Replica {
             self.raw.advance_append_async(ready);
         } else {
             early.append(&mut held);
+            self.rounds.acknowledged.drop_repetitions(&mut early, self.ticks);
             send(early, effects);
             self.raw.advance_append_async(ready);
             self.raw.on_persist_ready(number);
@@ -227,7 +268,9 @@ impl Replica {
             self.raw.on_persist_ready(durable.report);
             self.pin();
         }
-        send(durable.released, effects);
+        let mut released = durable.released;
+        self.rounds.acknowledged.drop_repetitions(&mut released, self.ticks);
+        send(released, effects);
     }
 
     fn hand_out(&mut self, committed: Vec<raft::eraftpb::Entry>, effects: &mut Effects) -> Result<(), Halt> {

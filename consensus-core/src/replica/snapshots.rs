@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use raft::SnapshotStatus;
 use raft::eraftpb::MessageType;
+use raft::{SnapshotStatus, StateRole};
 
 use super::{Effect, Effects, Message, Phase, Replica};
 use crate::ids::NodeId;
@@ -88,6 +88,11 @@ impl Replica {
         batch.snapshot = Some(snapshot.clone());
         self.raw.mut_store().set_snapshot(snapshot);
         effects.push(Effect::Persist { batch });
+        if self.raw.raft.state == StateRole::Leader {
+            // Whoever waits for it asks again with its answer to a heartbeat.
+            self.raw.ping();
+            self.pin();
+        }
     }
 
     /// Never beyond the snapshot, and never beyond what is in the store.

@@ -14,6 +14,9 @@ use crate::ids::{Hash, StoreIncarnation};
 use crate::storage::memory::MemoryStore;
 use crate::storage::{ConfState, Identity, LogWriter, WriteBatch};
 
+mod acknowledgements;
+mod newcomers;
+
 /// A replica whose disk, application and peers are played by the test.
 struct Story {
     replica: Replica,

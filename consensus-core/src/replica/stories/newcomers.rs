@@ -1,0 +1,122 @@
+//! Stories of replicas that come to a chain: its founders, and those that join it later or again.
+
+use super::*;
+use crate::storage::{self, Position};
+
+fn founding_snapshot(voters: &[u64]) -> Snapshot {
+    Snapshot {
+        position: Position { index: 1, term: 1 },
+        conf_state: members(voters, &[]),
+        data: Bytes::from_static(b"founded"),
+    }
+}
+
+fn founder(node: u64, voters: &[u64]) -> Story {
+    let store = Arc::new(MemoryStore::new());
+    storage::found(&*store, &identity(node), founding_snapshot(voters)).unwrap();
+    Story::open(node, store, config())
+}
+
+fn newcomer(node: u64) -> Story {
+    Story::with(node, &members(&[], &[]), config())
+}
+
+fn invitation(index: u64, term: u64, learners: &[u64]) -> Message {
+    let mut snapshot = snapshot_message(index, term, &[1, 2]);
+    snapshot.mut_metadata().mut_conf_state().set_learners(learners.to_vec());
+    let mut message = message(MessageType::MsgSnapshot, 1, 3, term);
+    message.set_snapshot(snapshot);
+    message
+}
+
+#[test]
+fn a_newcomer_gives_no_vote_and_asks_for_none() {
+    let mut story = newcomer(3);
+    story.ticks(100);
+    for kind in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote, MessageType::MsgTimeoutNow] {
+        let mut request = message(kind, 1, 3, 5);
+        request.index = 100;
+        request.log_term = 4;
+        story.peer(request);
+    }
+    story.settle();
+    assert_eq!(story.sent, Vec::new(), "it may have voted in this term before it lost its store");
+    let refused =
+        |report: &&Report| matches!(report, Report::GateRefused { reason: "no membership yet", .. });
+    assert_eq!(story.reports.iter().filter(refused).count(), 3);
+}
+
+#[test]
+fn a_newcomer_takes_part_once_a_snapshot_names_it() {
+    let mut story = newcomer(3);
+    story.peer(invitation(10, 4, &[3]));
+    story.persist();
+    let installed = story.installs.pop().expect("the application gets the state");
+    story.event(Event::SnapshotInstalled { index: installed.position.index });
+    story.settle();
+    assert_eq!((story.status().voters, story.status().learners), (vec![1, 2], vec![3]));
+    story.ticks(100);
+    assert_eq!(story.count_sent(MessageType::MsgRequestPreVote), 0, "a learner does not stand");
+    let mut request = message(MessageType::MsgRequestVote, 2, 3, 9);
+    request.index = 10;
+    request.log_term = 4;
+    story.peer(request);
+    story.settle();
+    assert_eq!(story.count_sent(MessageType::MsgRequestVoteResponse), 1);
+}
+
+#[test]
+fn a_newcomer_ignores_a_snapshot_that_does_not_name_it() {
+    let mut story = newcomer(3);
+    story.peer(invitation(10, 4, &[]));
+    story.settle();
+    assert!(story.installs.is_empty());
+    assert!(story.status().voters.is_empty());
+}
+
+#[test]
+fn founders_need_no_election_timeout_and_only_one_of_them_stands_at_once() {
+    let mut stood = 0;
+    for node in 1..=4 {
+        let mut story = founder(node, &[1, 2, 3, 4]);
+        assert_eq!((story.status().first, story.status().applied), (2, 1));
+        story.ticks(2);
+        stood += usize::from(story.count_sent(MessageType::MsgRequestPreVote) > 0);
+    }
+    assert_eq!(stood, 1);
+}
+
+#[test]
+fn a_sole_founder_leads_at_once() {
+    let mut story = founder(1, &[1]);
+    story.event(Event::Tick);
+    story.settle();
+    assert_eq!(story.status().role, Role::Leader);
+    story.propose(1, b"block");
+    story.settle();
+    assert!(matches!(story.answer(1), Some(Outcome::Applied { .. })));
+}
+
+#[test]
+fn a_newcomer_is_sent_a_snapshot_that_is_not_older_than_its_admission() {
+    let mut story = founder(1, &[1]);
+    story.event(Event::Tick);
+    story.settle();
+    let newcomer = NodeId::new(3).unwrap();
+    story.control(1, Control::ChangeMembership { changes: vec![MembershipChange::AddLearner(newcomer)] });
+    story.settle();
+    assert_eq!(story.answer(1), Some(&Outcome::Done));
+    let mut refusal = message(MessageType::MsgAppendResponse, 3, 1, story.status().term);
+    refusal.reject = true;
+    refusal.index = story.take_sent(MessageType::MsgAppend)[0].index;
+    story.peer(refusal);
+    assert_eq!(story.count_sent(MessageType::MsgSnapshot), 0, "the founding one does not name it");
+    assert_eq!(story.builds, 1);
+    let index = story.status().applied;
+    story.event(Event::SnapshotBuilt { index, data: Some(Bytes::from_static(b"now")) });
+    assert!(story.count_sent(MessageType::MsgHeartbeat) > 0, "whoever waits is asked at once");
+    story.peer(message(MessageType::MsgHeartbeatResponse, 3, 1, story.status().term));
+    let sent = story.take_sent(MessageType::MsgSnapshot);
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].get_snapshot().get_metadata().get_conf_state().learners, [3]);
+}
