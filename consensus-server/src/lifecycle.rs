@@ -178,12 +178,21 @@ impl Server {
         let ordering = OrderingService::new(ledger.clone(), &config, ordering_metrics, clients.clone());
         let admin = AdminService::new(view.clone(), config.clone(), log.clone());
         let (router, reporter) = services::client_router(&config, ordering, admin)?;
-        tasks.push(tokio::spawn(services::report_health(reporter, view.clone(), stop_seen)));
+        tasks.push(tokio::spawn(services::report_health(
+            reporter,
+            view.clone(),
+            Some(config.chain.name.clone()),
+            stop_seen,
+        )));
         tasks.push(serve("listen.client", router, listeners.client, clients.clone()));
         let peer =
             PeerService::new(chain, ledger, handshake, &config, wiring.peer_metrics.clone(), rest.clone());
         tasks.push(serve("listen.peer", services::peer_router(&config, peer), listeners.peer, rest.clone()));
-        tasks.push(serve_ops(listeners.ops, http::Ops { view: view.clone(), metrics, log }, rest.clone()));
+        tasks.push(serve_ops(
+            listeners.ops,
+            http::Ops { view: view.clone(), metrics, log, remote_log_changes: true },
+            rest.clone(),
+        ));
         let Listen { client, peer, ops } = config.listen;
         tracing::info!(node = config.node_id.get(), %client, %peer, %ops, "serving");
         Ok(Self { config, node, view, streams, forwarder, stopping, clients, rest, tasks })

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use consensus_core::ids::{ChainId, Hash, NodeId, StoreIncarnation};
 use consensus_core::ledger::genesis_hash;
-use consensus_core::replica::{OpenError, ReplicaConfig, Role, Status};
+use consensus_core::replica::{OpenError, ReplicaConfig, Role};
 use consensus_core::storage::group_commit::{GroupCommitLimits, RoundReport};
 use consensus_core::storage::rocks::{RocksOptions, RocksStore};
 use consensus_core::storage::{self, ConfState, Identity, LogReader, LogWriter, PeerRecord};
@@ -24,10 +24,10 @@ use tokio::time::timeout;
 
 use crate::application::ledger::{self, LedgerError, LedgerHandle, LedgerOptions};
 use crate::chain::{self, ChainHandle, ChainObserver, ChainStart, ChainWriter, NodeWriter, RunningChain};
-use crate::transport::{Links, PeerBook};
+use crate::peer_records::{self, PeerRecorder};
+use crate::telemetry::unix_time_ms;
+use crate::transport::Links;
 
-/// How often what is known of the peers is written down.
-const PEER_RECORDS_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a stopping leader waits for another to take over.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a stopping node waits for the outcomes of what was submitted.
@@ -176,8 +176,8 @@ impl Node {
                 }
             };
         }
-        let known = chains.values().map(NodeChain::knowledge).collect();
-        let recorder = tokio::spawn(record_peers(known));
+        let recorders = chains.values().map(NodeChain::recorder).collect();
+        let recorder = tokio::spawn(peer_records::run(recorders));
         Ok(Self { chains, store, writer, recorder })
     }
 
@@ -243,13 +243,13 @@ impl NodeChain {
         if !self.ledger.drained(DRAIN_PATIENCE).await {
             tracing::warn!(chain = handle.identity().chain, "stopping with submissions that have no outcome");
         }
-        self.knowledge().write().await;
+        self.recorder().write().await;
         self.running.stop(APPLICATION_PATIENCE).await;
     }
 
-    fn knowledge(&self) -> Knowledge {
+    fn recorder(&self) -> PeerRecorder {
         let (chain, writer) = (self.running.handle().clone(), self.writer.clone());
-        Knowledge { chain, peers: self.links.peers.clone(), writer }
+        PeerRecorder::new(chain, self.links.peers.clone(), writer)
     }
 }
 
@@ -371,61 +371,4 @@ fn writer_limits(chains: &[ChainConfig]) -> GroupCommitLimits {
         queue_bytes_max: defaults.queue_bytes_max.max(4 * bytes),
         ..defaults
     }
-}
-
-/// One chain's knowledge of its peers.
-struct Knowledge {
-    chain: ChainHandle,
-    peers: Arc<dyn PeerBook>,
-    writer: ChainWriter,
-}
-
-impl Knowledge {
-    /// Writes it down, unsynced. A chain that has stopped keeps what it has.
-    async fn write(&self) {
-        let records = peer_records(&self.chain.status(), &*self.peers);
-        if !records.is_empty() {
-            let _ = self.writer.write_peers(records).await;
-        }
-    }
-}
-
-async fn record_peers(chains: Vec<Knowledge>) {
-    let mut times = tokio::time::interval(PEER_RECORDS_INTERVAL);
-    times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    loop {
-        times.tick().await;
-        for chain in &chains {
-            chain.write().await;
-        }
-    }
-}
-
-/// What transport and replica know of each peer, put together.
-fn peer_records(status: &Status, peers: &dyn PeerBook) -> Vec<PeerRecord> {
-    let recorded_at_ms = unix_time_ms();
-    peers
-        .peers()
-        .into_iter()
-        .map(|link| {
-            let progress = status.peers.iter().find(|peer| peer.node_id == link.node_id);
-            PeerRecord {
-                node_id: link.node_id,
-                address: link.address,
-                store_incarnation: link.store_incarnation,
-                last_heard_ms: link.last_heard_ms,
-                matched: progress.map_or(0, |peer| peer.matched),
-                next: progress.map_or(0, |peer| peer.next),
-                progress: progress.map_or("unknown", |peer| peer.state).to_owned(),
-                connected: link.connected,
-                recorded_at_ms,
-            }
-        })
-        .collect()
-}
-
-/// The wall clock, for people's eyes only.
-fn unix_time_ms() -> u64 {
-    // A clock before 1970 is no reason to stop.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

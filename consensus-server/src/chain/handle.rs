@@ -168,6 +168,14 @@ impl ChainHandle {
         self.shared.writer.write(writes).await
     }
 
+    /// The same, synced: returns when the records are durable. For promises that are rare.
+    ///
+    /// # Errors
+    /// [`Refusal::Halted`] if the writer has failed or stopped: it is unknown whether they are durable.
+    pub async fn write_durably(&self, writes: Vec<ApplicationWrite>) -> Result<(), Refusal> {
+        self.shared.writer.write_durably(writes).await
+    }
+
     /// How far the store has what was handed to [`write`](Self::write).
     pub fn written(&self) -> u64 {
         self.shared.writer.written()

@@ -163,6 +163,24 @@ impl ChainWriter {
         self.writer.submit_patiently(WriteBatch { application, ..WriteBatch::new(self.chain) }).await
     }
 
+    /// The application's records; returns when they are durable.
+    pub(super) async fn write_durably(&self, application: Vec<ApplicationWrite>) -> Result<(), Refusal> {
+        let batch = WriteBatch { application, sync: true, ..WriteBatch::new(self.chain) };
+        let position = self.writer.submit_patiently(batch).await?;
+        let news = &self.writer.news;
+        loop {
+            let mut round = std::pin::pin!(news.room.notified());
+            round.as_mut().enable();
+            if news.failed.load(Ordering::Acquire) {
+                return Err(Refusal::Halted);
+            }
+            if self.written() >= position {
+                return Ok(());
+            }
+            round.await;
+        }
+    }
+
     /// Records about peers, unsynced.
     pub(crate) async fn write_peers(&self, peers: Vec<PeerRecord>) -> Result<(), Refusal> {
         self.writer.submit_patiently(WriteBatch { peers, ..WriteBatch::new(self.chain) }).await.map(drop)

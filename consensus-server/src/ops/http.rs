@@ -1,22 +1,23 @@
 //! The operations listener: HTTP/1.1, for scrapers, probes and people with curl.
 //!
 //! `GET /metrics` OpenMetrics text · `GET /livez`, `GET /readyz` 200 or 503, with `?verbose` a line for each
-//! condition · `GET /status` JSON · `GET /log` the log filter, `PUT /log` changes it (the body is the filter).
+//! condition · `GET /status` JSON · `GET /log` the log filter, `PUT /log` changes it (the body is the filter) ·
+//! anything else 404 and what there is.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, RawQuery, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use consensus_proto::admin::{ChainStatus, NodeStatus, PeerStatus};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::NodeView;
+use super::OpsView;
 use super::health::Checks;
 use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::telemetry::{LogControl, Metrics};
@@ -30,19 +31,25 @@ const DRAIN: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Ops {
     /// State and health.
-    pub view: Arc<NodeView>,
+    pub view: Arc<dyn OpsView>,
     /// Series.
     pub metrics: Arc<Metrics>,
     /// The log filter.
     pub log: LogControl,
+    /// Whether it may be changed from another host, where the listener can be reached from there.
+    pub remote_log_changes: bool,
 }
+
+/// What there is.
+const HELP: &str = "consensus-server operations: /metrics /livez /readyz /status /log\n";
 
 /// Serves until `stop`.
 ///
 /// # Errors
 /// The listener's.
 pub async fn serve(listener: TcpListener, ops: Ops, stop: CancellationToken) -> std::io::Result<()> {
-    let serving = axum::serve(listener, router(ops)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let service = router(ops).into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let deadline = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;
@@ -61,12 +68,17 @@ fn router(ops: Ops) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/log", get(log).put(set_log))
+        .fallback(unknown)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(ops)
 }
 
 async fn index() -> &'static str {
-    "consensus-server operations: /metrics /livez /readyz /status /log\n"
+    HELP
+}
+
+async fn unknown() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, HELP)
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {
@@ -94,14 +106,22 @@ fn answer(checks: &Checks, query: Option<&str>) -> Response {
 }
 
 async fn status(State(ops): State<Ops>) -> Json<Value> {
-    Json(node_json(&ops.view.status()))
+    Json(ops.view.status_json())
 }
 
 async fn log(State(ops): State<Ops>) -> String {
     ops.log.filter() + "\n"
 }
 
-async fn set_log(State(ops): State<Ops>, filter: String) -> Response {
+async fn set_log(
+    State(ops): State<Ops>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    filter: String,
+) -> Response {
+    if !ops.remote_log_changes && !caller.ip().to_canonical().is_loopback() {
+        return (StatusCode::FORBIDDEN, "the log filter can be changed from this host only\n")
+            .into_response();
+    }
     match ops.log.set(&filter) {
         Ok(previous) => {
             tracing::info!(filter = filter.trim(), previous, "log filter changed");
@@ -111,54 +131,45 @@ async fn set_log(State(ops): State<Ops>, filter: String) -> Response {
     }
 }
 
-/// The status under the names of the admin service's schema; hashes in hex.
-fn node_json(status: &NodeStatus) -> Value {
-    json!({
-        "cluster": status.cluster,
-        "node_id": status.node_id,
-        "version": status.version,
-        "uptime_ms": status.uptime_ms,
-        "ready": status.ready,
-        "not_ready_reason": status.not_ready_reason,
-        "chains": status.chains.iter().map(chain_json).collect::<Vec<_>>(),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LogFormat;
+    use crate::telemetry::logging;
 
-fn chain_json(chain: &ChainStatus) -> Value {
-    json!({
-        "chain": chain.chain,
-        "chain_incarnation": chain.chain_incarnation,
-        "state": chain.state,
-        "halt_reason": chain.halt_reason,
-        "role": chain.role,
-        "term": chain.term,
-        "leader_id": chain.leader_id,
-        "leader_address": chain.leader_address,
-        "commit_index": chain.commit_index,
-        "applied_index": chain.applied_index,
-        "persisted_index": chain.persisted_index,
-        "first_index": chain.first_index,
-        "last_index": chain.last_index,
-        "height": chain.height,
-        "tip_hash": hex::encode(&chain.tip_hash),
-        "voters": chain.voters,
-        "learners": chain.learners,
-        "peers": chain.peers.iter().map(peer_json).collect::<Vec<_>>(),
-        "leader_changes": chain.leader_changes,
-        "transactions": chain.transactions,
-    })
-}
+    #[derive(Debug)]
+    struct Nothing;
 
-fn peer_json(peer: &PeerStatus) -> Value {
-    json!({
-        "node_id": peer.node_id,
-        "address": peer.address,
-        "connected": peer.connected,
-        "matched": peer.matched,
-        "next": peer.next,
-        "progress": peer.progress,
-        "last_heard_ms": peer.last_heard_ms,
-        "queue_bytes": peer.queue_bytes,
-        "dropped_messages": peer.dropped_messages,
-    })
+    impl OpsView for Nothing {
+        fn liveness(&self) -> Checks {
+            Checks(Vec::new())
+        }
+
+        fn readiness(&self) -> Checks {
+            Checks(Vec::new())
+        }
+
+        fn status_json(&self) -> Value {
+            Value::Null
+        }
+    }
+
+    #[tokio::test]
+    async fn only_this_host_changes_the_log_filter_unless_others_may() {
+        let (_subscriber, log) = logging::build("info", LogFormat::Human).expect("valid");
+        for (remote_log_changes, caller, expected) in [
+            (false, "192.0.2.1:1", StatusCode::FORBIDDEN),
+            (false, "[2001:db8::1]:1", StatusCode::FORBIDDEN),
+            (false, "127.0.0.1:1", StatusCode::OK),
+            (false, "[::1]:1", StatusCode::OK),
+            (false, "[::ffff:127.0.0.1]:1", StatusCode::OK),
+            (true, "192.0.2.1:1", StatusCode::OK),
+        ] {
+            let metrics = Arc::new(Metrics::new(1));
+            let ops = Ops { view: Arc::new(Nothing), metrics, log: log.clone(), remote_log_changes };
+            let caller = ConnectInfo(caller.parse().expect("an address"));
+            let answer = set_log(State(ops), caller, "warn".to_owned()).await;
+            assert_eq!(answer.status(), expected, "{caller:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The state of the node, gathered from its parts for whoever asks.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -8,6 +9,7 @@ use std::time::Instant;
 use consensus_core::ids::NodeId;
 use consensus_core::replica::{PeerProgress, Role, Status};
 use consensus_proto::admin::{ChainStatus, NodeStatus, PeerStatus};
+use serde_json::{Value, json};
 
 use super::health::{self, Checks};
 use crate::application::ledger::LedgerHandle;
@@ -15,6 +17,20 @@ use crate::chain::ChainHandle;
 use crate::config::Config;
 use crate::telemetry::metrics::ChainMetrics;
 use crate::transport::book::Book;
+
+/// What a program tells its operators: health, and its state in its own words.
+///
+/// [`super::http`] and the health service ask; nothing here may wait.
+pub trait OpsView: fmt::Debug + Send + Sync + 'static {
+    /// Whether the process does its work. Nobody restarts it as long as it does.
+    fn liveness(&self) -> Checks;
+
+    /// Whether it can be relied on now.
+    fn readiness(&self) -> Checks;
+
+    /// Everything, for people and their tools.
+    fn status_json(&self) -> Value;
+}
 
 /// Looks at a running node.
 #[derive(Debug)]
@@ -58,16 +74,6 @@ impl NodeView {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the process does its work.
-    pub fn liveness(&self) -> Checks {
-        health::liveness(&self.chain.status(), self.metrics.stalled())
-    }
-
-    /// Whether clients can be sent here.
-    pub fn readiness(&self) -> Checks {
-        health::readiness(&self.chain.status(), self.stopping.load(Ordering::Relaxed))
-    }
-
     /// Everything that the admin service tells.
     pub fn status(&self) -> NodeStatus {
         let readiness = self.readiness();
@@ -79,6 +85,7 @@ impl NodeView {
             ready: readiness.is_ok(),
             not_ready_reason: readiness.failures(),
             chains: vec![self.chain_status()],
+            ..NodeStatus::default()
         }
     }
 
@@ -131,4 +138,70 @@ impl NodeView {
         };
         self.book.iter().map(peer).collect()
     }
+}
+
+impl OpsView for NodeView {
+    fn liveness(&self) -> Checks {
+        health::liveness(&self.chain.status(), self.metrics.stalled())
+    }
+
+    fn readiness(&self) -> Checks {
+        health::readiness(&self.chain.status(), self.stopping.load(Ordering::Relaxed))
+    }
+
+    fn status_json(&self) -> Value {
+        node_json(&self.status())
+    }
+}
+
+/// The status under the names of the admin service's schema; hashes in hex.
+fn node_json(status: &NodeStatus) -> Value {
+    json!({
+        "cluster": status.cluster,
+        "node_id": status.node_id,
+        "version": status.version,
+        "uptime_ms": status.uptime_ms,
+        "ready": status.ready,
+        "not_ready_reason": status.not_ready_reason,
+        "chains": status.chains.iter().map(chain_json).collect::<Vec<_>>(),
+    })
+}
+
+fn chain_json(chain: &ChainStatus) -> Value {
+    json!({
+        "chain": chain.chain,
+        "chain_incarnation": chain.chain_incarnation,
+        "state": chain.state,
+        "halt_reason": chain.halt_reason,
+        "role": chain.role,
+        "term": chain.term,
+        "leader_id": chain.leader_id,
+        "leader_address": chain.leader_address,
+        "commit_index": chain.commit_index,
+        "applied_index": chain.applied_index,
+        "persisted_index": chain.persisted_index,
+        "first_index": chain.first_index,
+        "last_index": chain.last_index,
+        "height": chain.height,
+        "tip_hash": hex::encode(&chain.tip_hash),
+        "voters": chain.voters,
+        "learners": chain.learners,
+        "peers": chain.peers.iter().map(peer_json).collect::<Vec<_>>(),
+        "leader_changes": chain.leader_changes,
+        "transactions": chain.transactions,
+    })
+}
+
+fn peer_json(peer: &PeerStatus) -> Value {
+    json!({
+        "node_id": peer.node_id,
+        "address": peer.address,
+        "connected": peer.connected,
+        "matched": peer.matched,
+        "next": peer.next,
+        "progress": peer.progress,
+        "last_heard_ms": peer.last_heard_ms,
+        "queue_bytes": peer.queue_bytes,
+        "dropped_messages": peer.dropped_messages,
+    })
 }

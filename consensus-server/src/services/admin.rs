@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus_core::ids::NodeId;
+use consensus_core::replica::Refusal;
 use consensus_proto::admin::admin_server::Admin;
 use consensus_proto::admin::{
     NodeStatus, SetLogFilterReply, SetLogFilterRequest, StatusRequest, TransferLeaderReply,
-    TransferLeaderRequest,
+    TransferLeaderRequest, VoidBlockReply, VoidBlockRequest,
 };
 use tonic::{Request, Response, Status};
 
 use super::answer::Directory;
+use crate::chain::ChainHandle;
 use crate::config::Config;
 use crate::ops::NodeView;
 use crate::telemetry::LogControl;
@@ -51,29 +53,50 @@ impl Admin for AdminService {
         {
             return Err(Status::invalid_argument(format!("node {to} is no member of the chain")));
         }
-        let chain = self.view.chain();
         tracing::info!(to = to.map_or(0, NodeId::get), "transfer of leadership asked for");
-        match tokio::time::timeout(TRANSFER_TIMEOUT, chain.transfer_leader(to)).await {
-            Ok(Ok(())) => {
-                let status = chain.status();
-                let leader_id = status.leader.map_or(0, NodeId::get);
-                Ok(Response::new(TransferLeaderReply { leader_id, term: status.term }))
-            }
-            Ok(Err(refusal)) => Err(self.directory.refusal(&refusal)),
-            Err(_) => {
-                let what = format!("leadership has not moved within {} s", TRANSFER_TIMEOUT.as_secs());
-                Err(Status::deadline_exceeded(what))
-            }
-        }
+        transfer(self.view.chain(), to, |refusal| self.directory.refusal(refusal)).await
     }
 
     async fn set_log_filter(
         &self,
         request: Request<SetLogFilterRequest>,
     ) -> Result<Response<SetLogFilterReply>, Status> {
-        let filter = request.into_inner().filter;
-        let previous = self.log.set(&filter).map_err(Status::invalid_argument)?;
-        tracing::info!(filter, previous, "log filter changed");
-        Ok(Response::new(SetLogFilterReply { previous }))
+        set_log_filter(&self.log, request)
     }
+
+    async fn void_block(&self, _: Request<VoidBlockRequest>) -> Result<Response<VoidBlockReply>, Status> {
+        let what = "this is no CITA-Cloud node: what the built-in ledger has agreed on is never given up";
+        Err(Status::failed_precondition(what))
+    }
+}
+
+/// Moves leadership, and says who leads then.
+pub(crate) async fn transfer(
+    chain: &ChainHandle,
+    to: Option<NodeId>,
+    refused: impl Fn(&Refusal) -> Status,
+) -> Result<Response<TransferLeaderReply>, Status> {
+    match tokio::time::timeout(TRANSFER_TIMEOUT, chain.transfer_leader(to)).await {
+        Ok(Ok(())) => {
+            let status = chain.status();
+            let leader_id = status.leader.map_or(0, NodeId::get);
+            Ok(Response::new(TransferLeaderReply { leader_id, term: status.term }))
+        }
+        Ok(Err(refusal)) => Err(refused(&refusal)),
+        Err(_) => {
+            let what = format!("leadership has not moved within {} s", TRANSFER_TIMEOUT.as_secs());
+            Err(Status::deadline_exceeded(what))
+        }
+    }
+}
+
+/// Changes what is logged, and says what was logged before.
+pub(crate) fn set_log_filter(
+    log: &LogControl,
+    request: Request<SetLogFilterRequest>,
+) -> Result<Response<SetLogFilterReply>, Status> {
+    let filter = request.into_inner().filter;
+    let previous = log.set(&filter).map_err(Status::invalid_argument)?;
+    tracing::info!(filter, previous, "log filter changed");
+    Ok(Response::new(SetLogFilterReply { previous }))
 }

@@ -1,10 +1,13 @@
 //! What the node offers over gRPC. One file a service, all of them thin: decode, ask a handle, encode.
 //!
 //! Clients and peers have listeners of their own, so that neither can crowd out the other; [`client_router`]
-//! and [`peer_router`] say what is served where, and under which bounds.
+//! and [`peer_router`] say what is served where, and under which bounds. [`cita`] is what a CITA-Cloud node's
+//! other services are served.
 
-mod admin;
+pub(crate) mod admin;
 mod answer;
+pub mod cita;
+mod counted;
 mod deliver;
 mod encode;
 mod health;
@@ -16,7 +19,7 @@ mod pump;
 use std::time::Duration;
 
 use consensus_core::limits::MESSAGE_OVERHEAD_BYTES;
-use consensus_proto::admin::admin_server::AdminServer;
+use consensus_proto::admin::admin_server::{Admin, AdminServer};
 use consensus_proto::ordering::ordering_server::OrderingServer;
 use consensus_proto::peer::peer_server::PeerServer;
 use tonic::transport::Server;
@@ -25,7 +28,7 @@ use tonic_health::server::HealthReporter;
 
 pub use admin::AdminService;
 pub use health::report as report_health;
-pub use incoming::incoming;
+pub use incoming::{bind_everywhere, incoming};
 pub use ordering::OrderingService;
 pub use peer::PeerService;
 
@@ -46,6 +49,10 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 const CLIENT_STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The same for all streams of a client's connection.
 const CLIENT_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Largest message of the admin service.
+const ADMIN_BYTES_MAX: usize = 1 << 20;
+/// Calls in flight on one connection of an operator.
+const ADMIN_STREAMS_MAX: u32 = 64;
 /// Calls in flight on one connection of a peer.
 const PEER_STREAMS_MAX: u32 = 256;
 
@@ -81,11 +88,29 @@ pub fn client_router(
                 .max_encoding_message_size(reply_bytes_max),
         )
         .add_service(
-            AdminServer::new(admin).max_decoding_message_size(1 << 20).max_encoding_message_size(1 << 20),
+            AdminServer::new(admin)
+                .max_decoding_message_size(ADMIN_BYTES_MAX)
+                .max_encoding_message_size(ADMIN_BYTES_MAX),
         )
         .add_service(health)
         .add_service(reflection);
     Ok((router, reporter))
+}
+
+/// What a CITA-Cloud node's operator is served, on a listener of its own: admin and reflection.
+pub fn admin_router<A: Admin>(admin: A) -> anyhow::Result<Router> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(consensus_proto::DESCRIPTORS)
+        .with_service_name("consensus.admin.v1.Admin")
+        .build_v1()?;
+    let admin = AdminServer::new(admin)
+        .max_decoding_message_size(ADMIN_BYTES_MAX)
+        .max_encoding_message_size(ADMIN_BYTES_MAX);
+    Ok(server(ADMIN_STREAMS_MAX)
+        .http2_keepalive_interval(Some(CLIENT_KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(CLIENT_KEEPALIVE_TIMEOUT))
+        .add_service(admin)
+        .add_service(reflection))
 }
 
 /// What the other nodes are served.

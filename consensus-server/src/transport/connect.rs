@@ -42,23 +42,31 @@ pub(super) async fn connect(address: &str) -> Result<Channel, String> {
 }
 
 /// The cause at the bottom, which is what people need ("connection refused").
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    let words = cause.to_string().to_lowercase();
+    // The number says nothing that the words do not.
+    words.split(" (os error").next().unwrap_or(&words).to_owned()
 }
 
 /// Waits between attempts: doubling from 50 ms to 2 s, each drawn between half of it and all of it.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
+    last: Duration,
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self { next: BACKOFF_FIRST }
+        Self::up_to(BACKOFF_LAST)
+    }
+
+    /// Doubling up to `last` instead.
+    pub(super) fn up_to(last: Duration) -> Self {
+        Self { next: BACKOFF_FIRST, last }
     }
 
     /// After a success.
@@ -69,7 +77,7 @@ impl Backoff {
     /// How long to wait before the next attempt.
     pub(super) fn wait(&mut self) -> Duration {
         let wait = self.next.mul_f64(rand::rng().random_range(0.5..=1.0));
-        self.next = (self.next * 2).min(BACKOFF_LAST);
+        self.next = (self.next * 2).min(self.last);
         wait
     }
 }

@@ -6,6 +6,7 @@
 //! repairs.
 
 pub mod book;
+pub mod cita;
 pub(crate) mod connect;
 pub mod forward;
 pub mod handshake;

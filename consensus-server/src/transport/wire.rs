@@ -164,6 +164,13 @@ pub fn is_snapshot(message: &Message) -> bool {
     message.get_msg_type() == eraftpb::MessageType::MsgSnapshot
 }
 
+/// Whether a message carries entries of the log or a snapshot, or stands in their order. The others may overtake
+/// these.
+pub fn is_of_log(message: &Message) -> bool {
+    use eraftpb::MessageType::{MsgAppend, MsgSnapshot};
+    matches!(message.get_msg_type(), MsgAppend | MsgSnapshot) || !message.entries.is_empty()
+}
+
 /// Bytes of a message as queues count them: never less than it takes on the wire.
 pub fn queued_bytes(message: &Message) -> u64 {
     const MESSAGE: usize = 192;

@@ -22,6 +22,7 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct ChainMetrics {
     chain: String,
+    name: fn(u64) -> String,
     gauges: Gauges,
     leader_changes: Counter,
     elections: Counter,
@@ -98,6 +99,11 @@ impl Gauges {
 }
 
 impl ChainMetrics {
+    /// Nodes are called so in log lines, instead of by their numbers; 0 is nobody.
+    pub fn naming(self, name: fn(u64) -> String) -> Self {
+        Self { name, ..self }
+    }
+
     /// Registers the chain's series. Once for each chain of a process.
     pub fn new(metrics: &Metrics, chain: &str) -> Self {
         metrics.registry(|registry| {
@@ -119,6 +125,7 @@ impl ChainMetrics {
             let mut storage = Subsystem::new(registry, "storage", chain);
             Self {
                 chain: chain.to_owned(),
+                name: |id| id.to_string(),
                 gauges,
                 leader_changes,
                 elections,
@@ -177,7 +184,7 @@ impl ChainMetrics {
                 chain = self.chain,
                 role = role.as_str(),
                 term,
-                leader = leader_id,
+                leader = (self.name)(leader_id),
                 "leadership changed"
             );
         } else {

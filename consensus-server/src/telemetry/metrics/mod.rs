@@ -1,12 +1,19 @@
 //! What the node counts, as typed verbs: a call site says what happened, names and labels are here.
 //!
 //! Series are named `consensus_<subsystem>_<name>_<unit>`, in seconds and bytes; labels are the chain, a
-//! member's id and fixed words. [`Metrics`] owns the registry; [`chain`], [`peer`] and [`ordering`] are the
-//! subsystems. A series whose labels are known at start is created at start, so that it is there with 0.
+//! member's id and fixed words. [`Metrics`] owns the registry; [`chain`], [`peer`], [`ordering`], [`exchange`] and
+//! [`controller`] are the subsystems. A series whose labels are known at start is created at start, so that it is
+//! there with 0. What others have named is named as they did: [`process`] and the calls of CITA-Cloud's services
+//! ([`calls`]).
 
+mod calls;
 mod chain;
+mod controller;
+mod exchange;
+mod log;
 mod ordering;
 mod peer;
+mod process;
 mod writer;
 
 use std::fmt;
@@ -21,7 +28,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+pub use calls::CallMetrics;
 pub use chain::ChainMetrics;
+pub use controller::ControllerMetrics;
+pub use exchange::{ExchangeMetrics, Refused, Unsent};
 pub use ordering::{Ended, OrderingMetrics};
 pub use peer::{DropCause, PeerMetrics, PeerSeries};
 pub use writer::WriterMetrics;
@@ -37,20 +47,25 @@ impl fmt::Debug for Metrics {
     }
 }
 
+/// What the names of our own series begin with.
+const PREFIX: &str = "consensus";
+
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Metrics {
     /// Only what is known of the process itself.
     pub fn new(node_id: u64) -> Self {
-        let mut registry = Registry::with_prefix("consensus");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(process::ProcessCollector));
+        let registry = root.sub_registry_with_prefix(PREFIX);
         let build =
             Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", node_id.to_string())]);
         registry.register("build", "The running program", build);
         let started = Gauge::<i64>::default();
         started.set(crate::telemetry::unix_time_ms() as i64 / 1000);
         registry.register("process_start_time_seconds", "Unix time at which the process started", started);
-        Self { registry: Mutex::new(registry) }
+        Self { registry: Mutex::new(root) }
     }
 
     /// Everything, in the OpenMetrics text format.
@@ -62,6 +77,11 @@ impl Metrics {
     }
 
     fn registry<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        self.root(|root| register(root.sub_registry_with_prefix(PREFIX)))
+    }
+
+    /// For series whose names others have given.
+    fn root<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

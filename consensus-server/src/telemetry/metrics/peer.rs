@@ -129,6 +129,21 @@ impl PeerMetrics {
         }
     }
 
+    /// A peer that is not kept track of any more: its series end.
+    pub fn forget(&self, peer: NodeId) {
+        let label = PeerLabel { chain: self.chain.clone(), peer: peer.get() };
+        for family in [&self.connected, &self.queue_bytes, &self.queue_messages] {
+            family.remove(&label);
+        }
+        for family in [&self.connects, &self.sent_messages, &self.sent_frames, &self.received_messages] {
+            family.remove(&label);
+        }
+        for cause in [DropCause::QueueFull, DropCause::Disconnected, DropCause::TooLarge] {
+            let (chain, reason) = (self.chain.clone(), cause.as_str());
+            self.dropped.remove(&PeerReasonLabel { chain, peer: peer.get(), reason });
+        }
+    }
+
     /// A handshake failed over `difference`.
     pub fn handshake_refused(&self, difference: &'static str) {
         self.refused.get_or_create(&ReasonLabel { chain: self.chain.clone(), reason: difference }).inc();

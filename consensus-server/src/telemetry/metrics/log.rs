@@ -1,0 +1,28 @@
+//! Log lines: the one series of the subsystem `log`.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+
+use super::Metrics;
+use crate::telemetry::LogControl;
+
+impl Metrics {
+    /// From now on tells how many log lines were lost. Once for each process.
+    pub fn watch_log(&self, log: LogControl) {
+        self.registry(|registry| registry.register_collector(Box::new(LogCollector { log })));
+    }
+}
+
+#[derive(Debug)]
+struct LogCollector {
+    log: LogControl,
+}
+
+impl Collector for LogCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let lost = ConstCounter::new(self.log.lost_lines());
+        let help = "Log lines lost because the disk or the pipe was slow or full";
+        lost.encode(encoder.encode_descriptor("log_lost_lines", help, None, lost.metric_type())?)
+    }
+}
