@@ -5,6 +5,7 @@
 //! [`embed`] adapts a user's own state machine. An application never sees a replica, a term it could act on
 //! by itself or a peer; it may be slow, but it must not skip: the index moves only when it says so.
 
+pub mod controller;
 pub mod embed;
 mod inbox;
 pub mod ledger;
