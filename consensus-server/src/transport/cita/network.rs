@@ -1,0 +1,253 @@
+//! The exchange over the chain's network service: one call for each envelope, over one connection.
+//!
+//! The service answers at once and promises nothing; a code other than 0 counts as a failure. It must know
+//! where to bring what arrives, so this node registers until that is accepted, and again whenever the
+//! connection was lost, since a service that was restarted may have forgotten. The connection itself tells:
+//! it is noticed when it is dropped, without asking.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use consensus_core::ids::NodeId;
+use consensus_proto::cita::common::StatusCode;
+use consensus_proto::cita::network::network_service_client::NetworkServiceClient;
+use consensus_proto::cita::network::{NetworkMsg, RegisterInfo};
+use futures_util::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::{Service, http::Uri};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use super::Carrier;
+use super::envelope::is_part;
+use crate::telemetry::Throttle;
+use crate::telemetry::metrics::ExchangeMetrics;
+use crate::transport::connect::{CONNECT_TIMEOUT, innermost};
+
+/// The module that this node is to the network service.
+pub const MODULE: &str = "consensus";
+/// Type of a message that holds an envelope. Not one of those that the network holds back.
+const TYPE: &str = "consensus.exchange";
+/// The same for a piece of a large one.
+const TYPE_PART: &str = "consensus.exchange.part";
+/// Who calls, for the network service's metrics.
+const CLIENT_NAME: &str = "consensus";
+/// Between attempts to register.
+const REGISTER_EVERY: Duration = Duration::from_secs(1);
+/// How often a failure to register is told.
+const REGISTER_LOG_EVERY: Duration = Duration::from_secs(60);
+/// Before the first attempt after a connection was lost, so that one that is lost again and again costs little.
+const AFTER_LOSS: Duration = Duration::from_millis(100);
+/// Deadline for the answer to one.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Carries envelopes over the network service of this node.
+#[derive(Clone)]
+pub struct NetworkCarrier {
+    client: NetworkServiceClient<Channel>,
+    port: u16,
+    lost: Arc<Notify>,
+    metrics: ExchangeMetrics,
+}
+
+impl fmt::Debug for NetworkCarrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkCarrier").finish_non_exhaustive()
+    }
+}
+
+impl NetworkCarrier {
+    /// Over the service on this port of this host. Connects when it is first used, within a runtime; to be
+    /// [`start`](Self::start)ed so that messages of others come.
+    pub fn new(network_port: u16, metrics: ExchangeMetrics) -> Self {
+        let lost = Arc::new(Notify::new());
+        let uri =
+            Uri::builder().scheme("http").authority(format!("localhost:{network_port}")).path_and_query("/");
+        let uri = uri.build().expect("a host and a port make an address");
+        let connector = Connector { lost: lost.clone() };
+        let channel =
+            Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).connect_with_connector_lazy(connector);
+        let client = NetworkServiceClient::new(channel)
+            .max_encoding_message_size(usize::MAX)
+            .max_decoding_message_size(usize::MAX);
+        Self { client, port: network_port, lost, metrics }
+    }
+
+    /// Registers this node as the one that serves `NetworkMsgHandlerService` on `handler_port`, and again each
+    /// time that the network service was gone, until `stop`.
+    pub fn start(&self, handler_port: u16, stop: CancellationToken) -> JoinHandle<()> {
+        let carrier = self.clone();
+        tokio::spawn(async move {
+            stop.run_until_cancelled(carrier.keep_registered(handler_port)).await;
+        })
+    }
+
+    async fn keep_registered(self, handler_port: u16) {
+        loop {
+            self.register(handler_port).await;
+            self.metrics.registered();
+            self.lost.notified().await;
+            self.metrics.unregistered();
+            tracing::info!("connection to the network service was lost, registering again");
+            tokio::time::sleep(AFTER_LOSS).await;
+        }
+    }
+
+    /// Until it is accepted.
+    async fn register(&self, handler_port: u16) {
+        let log = Throttle::new(REGISTER_LOG_EVERY);
+        loop {
+            let info = RegisterInfo {
+                module_name: MODULE.to_owned(),
+                hostname: "localhost".to_owned(),
+                port: handler_port.to_string(),
+            };
+            let mut client = self.client.clone();
+            let call = client.register_network_msg_handler(request(info));
+            let answer = match tokio::time::timeout(REGISTER_TIMEOUT, call).await {
+                Ok(answer) => accepted(answer),
+                Err(_) => Err(format!("no answer within {} ms", REGISTER_TIMEOUT.as_millis())),
+            };
+            match answer {
+                Ok(()) => return tracing::info!(port = handler_port, "registered with the network service"),
+                Err(why) => {
+                    if log.pass().is_some() {
+                        let network_port = self.port;
+                        tracing::warn!(
+                            network_port,
+                            why,
+                            "the network service does not register this node, trying again"
+                        );
+                    }
+                }
+            }
+            tokio::time::sleep(REGISTER_EVERY).await;
+        }
+    }
+}
+
+impl Carrier for NetworkCarrier {
+    fn carry(&self, _to: NodeId, origin: u64, envelope: Bytes) -> BoxFuture<'static, Result<(), String>> {
+        let mut client = self.client.clone();
+        Box::pin(async move {
+            let r#type = if is_part(&envelope) { TYPE_PART } else { TYPE };
+            let (module, r#type) = (MODULE.to_owned(), r#type.to_owned());
+            let message = NetworkMsg { module, r#type, origin, msg: envelope };
+            accepted(client.send_msg(request(message)).await)
+        })
+    }
+
+    fn announce(&self, envelope: Bytes) -> BoxFuture<'static, Result<(), String>> {
+        let mut client = self.client.clone();
+        Box::pin(async move {
+            let (module, r#type) = (MODULE.to_owned(), TYPE.to_owned());
+            let message = NetworkMsg { module, r#type, origin: 0, msg: envelope };
+            accepted(client.broadcast(request(message)).await)
+        })
+    }
+}
+
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("client-name", MetadataValue::from_static(CLIENT_NAME));
+    request
+}
+
+fn accepted(answer: Result<Response<StatusCode>, Status>) -> Result<(), String> {
+    match answer {
+        Ok(answer) => match answer.into_inner().code {
+            0 => Ok(()),
+            code => Err(format!("the network service answered code {code}")),
+        },
+        Err(status) => {
+            let why = status.source().map_or_else(|| status.message().to_owned(), innermost);
+            Err(format!("the network service cannot be called: {why}"))
+        }
+    }
+}
+
+/// Makes connections that tell when they are dropped.
+#[derive(Clone)]
+struct Connector {
+    lost: Arc<Notify>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Watched>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let lost = self.lost.clone();
+        Box::pin(async move {
+            let port = uri.port_u16().unwrap_or(80);
+            let stream = TcpStream::connect((uri.host().unwrap_or("localhost"), port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(Watched { stream, lost }))
+        })
+    }
+}
+
+/// A connection that tells when it is dropped.
+struct Watched {
+    stream: TcpStream,
+    lost: Arc<Notify>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.lost.notify_one();
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
