@@ -7,14 +7,16 @@
 //! * [`transport`]: how messages reach the other nodes.
 //! * [`node`]: the chains of this process.
 //! * [`services`] and [`ops`]: what is offered over gRPC and over HTTP.
-//! * [`lifecycle`]: ordered start and drain.
+//! * [`lifecycle`]: ordered start and drain; [`cita`]: the same for the consensus service of a CITA-Cloud node.
 
 pub mod application;
 pub mod chain;
+pub mod cita;
 pub mod config;
 pub mod lifecycle;
 pub mod node;
 pub mod ops;
+mod peer_records;
 pub mod services;
 pub mod telemetry;
 pub mod transport;

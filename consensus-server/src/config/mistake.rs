@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -23,6 +24,18 @@ pub struct Mistakes {
     pub file: String,
     /// The mistakes by line; those without a line come last.
     pub list: Vec<Mistake>,
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// That it cannot be read, as the only mistake.
+pub(super) fn read(path: &Path) -> Result<String, Mistakes> {
+    let unreadable = |error| Mistakes {
+        file: path.display().to_string(),
+        list: vec![Mistake { line: None, key: String::new(), what: format!("cannot be read: {error}") }],
+    };
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 impl fmt::Display for Mistakes {

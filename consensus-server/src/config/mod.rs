@@ -1,9 +1,10 @@
 //! What a node is told before it starts: validated, with units, defaults filled in.
 //!
 //! [`Config::load`] reads a TOML file ([`file`] is the text as typed, [`validate`] the meaning and the
-//! bounds); [`Config::dev`] is a one-node chain that needs no file. A mistake names file, line, key, value
+//! bounds); [`Config::dev`] is a one-node chain that needs no file; [`cita`] is what a CITA-Cloud node says. A mistake names file, line, key, value
 //! and bound, and all of them are reported at once. Nothing here touches the network or the data directory.
 
+pub mod cita;
 mod file;
 mod mistake;
 mod validate;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use consensus_core::ids::NodeId;
 use consensus_core::limits::Limits;
 
+pub use cita::CitaConfig;
 pub use mistake::{Mistake, Mistakes};
 
 /// Port of the client service unless the configuration says otherwise.
@@ -161,10 +163,7 @@ impl Config {
     /// Every mistake in it, with lines.
     pub fn load(path: &Path) -> Result<Self, Mistakes> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| Mistakes {
-            file: name.clone(),
-            list: vec![Mistake { line: None, key: String::new(), what: format!("cannot be read: {error}") }],
-        })?;
+        let text = mistake::read(path)?;
         let base = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, &name, base)
     }
