@@ -67,6 +67,8 @@ pub(crate) enum Command {
     TransferLeader(TransferArgs),
     /// Changes the log filter of running nodes
     LogFilter(LogFilterArgs),
+    /// CITA-Cloud: gives up an agreed block that no controller can commit, without asking some validators
+    VoidBlock(VoidBlockArgs),
     /// Generates load and measures it (used by `cargo xtask bench`)
     Bench(BenchArgs),
 }
@@ -332,8 +334,9 @@ pub(crate) struct StatusArgs {
 /// Arguments of `transfer-leader`.
 #[derive(Debug, Args)]
 pub(crate) struct TransferArgs {
-    /// Node id of the next leader [default: the peer that is furthest on]
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Node id of the next leader, or on a CITA-Cloud chain its validator's address or the first 16 digits of
+    /// that [default: the peer that is furthest on]
+    #[arg(long, value_name = "ID", value_parser = node_id)]
     pub(crate) to: Option<u64>,
     #[command(flatten)]
     pub(crate) nodes: NodesArgs,
@@ -345,6 +348,29 @@ pub(crate) struct LogFilterArgs {
     /// For example `info,consensus_core=debug`
     #[arg(value_name = "FILTER")]
     pub(crate) filter: String,
+    #[command(flatten)]
+    pub(crate) nodes: NodesArgs,
+}
+
+/// Arguments of `void-block`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  consensus-cli void-block --node 127.0.0.1:50005 --height 4711 --without c1bcd410636e5ece
+
+When all controllers have lost the transactions of a block that was agreed on, the block is given up by
+itself as soon as every validator has promised never to commit it. This command is for the case that a
+validator cannot be asked any more. It is for the node that leads, at its admin_addr.")]
+pub(crate) struct VoidBlockArgs {
+    /// Height of the block that is stuck, as the leader's status tells it
+    #[arg(long, value_name = "HEIGHT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) height: u64,
+    /// Addresses of the validators that cannot be asked, or the first 16 digits of each
+    #[arg(long, value_name = "ADDRESS", required = true, num_args = 1.., value_delimiter = ',', value_parser = validator)]
+    pub(crate) without: Vec<Bytes>,
+    /// Do not ask for confirmation
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) nodes: NodesArgs,
 }
@@ -486,6 +512,35 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Fewest bytes of a validator's address: those that tell it from the others.
+const VALIDATOR_BYTES_MIN: usize = 8;
+
+/// A validator's address, whole or cut after its first 8 bytes or later.
+fn validator(value: &str) -> Result<Bytes, String> {
+    let digits = value.strip_prefix("0x").unwrap_or(value);
+    let address = hex::decode(digits).map_err(|error| format!("must be hexadecimal digits: {error}"))?;
+    if address.len() < VALIDATOR_BYTES_MIN {
+        return Err(format!("has {} digits, must have at least {}", digits.len(), 2 * VALIDATOR_BYTES_MIN));
+    }
+    Ok(address.into())
+}
+
+/// A number, or what a validator's address makes of itself. What has 16 hexadecimal digits is one.
+fn node_id(value: &str) -> Result<u64, String> {
+    let number = match validator(value) {
+        Ok(address) if value.len() <= 2 * VALIDATOR_BYTES_MIN || value.len() > DECIMALS_MAX => {
+            let mut first = [0; VALIDATOR_BYTES_MIN];
+            first.copy_from_slice(&address[..VALIDATOR_BYTES_MIN]);
+            u64::from_be_bytes(first)
+        }
+        _ => value.parse().map_err(|_| "must be a number or a validator's address".to_owned())?,
+    };
+    if number == 0 { Err("must not be 0".to_owned()) } else { Ok(number) }
+}
+
+/// Digits of the largest number: 18446744073709551615.
+const DECIMALS_MAX: usize = 20;
+
 fn transaction_id(value: &str) -> Result<Bytes, String> {
     let id = text::parse(value)?;
     let max = consensus_core::limits::TRANSACTION_ID_BYTES_MAX;
@@ -559,6 +614,22 @@ mod tests {
         let long = "x".repeat(65);
         assert!(refusal(&["consensus-cli", "tx", &long]).contains("id has 65 bytes, must have 1 to 64"));
         assert!(refusal(&["consensus-cli", "tx", "hex:0"]).contains("hex"));
+    }
+
+    #[test]
+    fn nodes_are_numbers_or_addresses() {
+        assert_eq!(node_id("3"), Ok(3));
+        assert_eq!(node_id("13961232046414192334"), Ok(13_961_232_046_414_192_334), "20 digits");
+        for text in ["c1bcd410636e5ece", "0xc1bcd410636e5ece8699d44ec1b47996d7895ebe"] {
+            assert_eq!(node_id(text), Ok(0xc1bc_d410_636e_5ece), "{text}");
+        }
+        assert_eq!(node_id("1000000000000000"), Ok(0x1000_0000_0000_0000), "16 digits");
+        for text in ["", "0", "x", "c1bcd410", "0000000000000000"] {
+            assert!(node_id(text).is_err(), "{text}");
+        }
+        let line = ["consensus-cli", "void-block", "--height", "4", "--without", "c1bc"];
+        assert!(refusal(&line).contains("has 4 digits, must have at least 16"));
+        assert!(refusal(&line[..4]).contains("--without"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! | kind | what it is |
 //! |---|---|
 //! | `block` | the body of a block of the built-in ledger |
+//! | `cita-block`, `void`, `admission` | what a CITA-Cloud chain agrees on ([`crate::cita`]) |
 //! | `empty` | a new leader's first entry, or a read's; nothing for the application |
 //! | `conf-change`, `conf-change-v2` | a change of the membership |
 //! | `opaque` | payload of an application whose format is not known here |
@@ -15,6 +16,8 @@ use consensus_core::storage::{EntryKind, LogEntry};
 use prost::Message;
 use serde::Serialize;
 
+use crate::cita;
+use crate::output::text::NodeName;
 use crate::output::{json, text};
 
 /// A log entry as `dump` shows it.
@@ -30,10 +33,15 @@ pub(crate) struct Entry {
     /// The replica's companion of the payload, hexadecimal.
     pub(crate) context: String,
     pub(crate) block: Option<BlockBody>,
+    /// What a CITA-Cloud chain agreed on.
+    pub(crate) cita: Option<cita::Agreed>,
     pub(crate) conf_change: Option<Change>,
-    /// The payload in hexadecimal, if it is opaque and payloads are asked for.
+    /// The payload in hexadecimal, if it is opaque or a CITA-Cloud chain's, and payloads are asked for.
     pub(crate) data: Option<String>,
     pub(crate) error: Option<String>,
+    /// Nodes are named by their addresses.
+    #[serde(skip)]
+    of_cita: bool,
 }
 
 /// The body of a block that has no number yet.
@@ -64,8 +72,9 @@ pub(crate) struct SingleChange {
 }
 
 impl Entry {
-    /// Decodes an entry; `payloads` shows those of transactions and of opaque entries.
-    pub(crate) fn new(scanned: ScannedEntry, payloads: bool) -> Self {
+    /// Decodes an entry of a CITA-Cloud chain or of the built-in ledger; `payloads` shows those of transactions
+    /// and of entries that have none.
+    pub(crate) fn new(scanned: ScannedEntry, of_cita: bool, payloads: bool) -> Self {
         let mut entry = Self {
             index: scanned.index,
             term: None,
@@ -74,9 +83,11 @@ impl Entry {
             stored_bytes: scanned.stored_bytes,
             context: String::new(),
             block: None,
+            cita: None,
             conf_change: None,
             data: None,
             error: None,
+            of_cita,
         };
         match scanned.entry {
             Ok(log_entry) => entry.decode(log_entry, payloads),
@@ -91,6 +102,13 @@ impl Entry {
         self.context = json::hexadecimal(&entry.context);
         match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => self.kind = "empty",
+            EntryKind::Normal if self.of_cita => {
+                match cita::Agreed::decode(&entry.data) {
+                    Ok((kind, agreed)) => (self.kind, self.cita) = (kind, Some(agreed)),
+                    Err(cause) => (self.kind, self.error) = ("opaque", Some(cause)),
+                }
+                self.data = payloads.then(|| json::hexadecimal(&entry.data));
+            }
             EntryKind::Normal => match BlockBody::decode(&entry.data, payloads) {
                 Some(block) => {
                     self.kind = "block";
@@ -121,9 +139,10 @@ impl Entry {
 
     /// One line for people.
     pub(crate) fn summary(&self) -> String {
-        let mut line = match (&self.block, &self.conf_change) {
-            (Some(block), _) => block.summary(),
-            (_, Some(change)) => change.summary(),
+        let mut line = match (&self.block, &self.conf_change, &self.cita) {
+            (Some(block), ..) => block.summary(),
+            (_, Some(change), _) => change.summary(self.of_cita),
+            (.., Some(agreed)) => agreed.summary(),
             _ => self.data.clone().unwrap_or_default(),
         };
         if let Some(error) = &self.error {
@@ -197,12 +216,14 @@ impl Change {
         })
     }
 
-    fn summary(&self) -> String {
+    fn summary(&self, by_address: bool) -> String {
         if self.changes.is_empty() {
             return "leave the joint configuration".to_owned();
         }
-        let changes: Vec<String> =
-            self.changes.iter().map(|change| format!("{} {}", change.action, change.node_id)).collect();
+        let single = |SingleChange { action, node_id }: &SingleChange| {
+            format!("{action} {}", NodeName::new(*node_id, by_address))
+        };
+        let changes: Vec<String> = self.changes.iter().map(single).collect();
         format!("{} ({})", changes.join(", "), self.transition)
     }
 }
@@ -282,30 +303,30 @@ mod tests {
             ],
             context: Bytes::new(),
         };
-        let entry = Entry::new(scanned(EntryKind::ConfChangeV2, change.encode_to_vec()), false);
+        let entry = Entry::new(scanned(EntryKind::ConfChangeV2, change.encode_to_vec()), false, false);
         assert_eq!(entry.kind, "conf-change-v2");
         assert_eq!(entry.summary(), "add-voter 4, remove 2, unknown 7 9 (implicit)");
-        let left = Entry::new(scanned(EntryKind::ConfChangeV2, Vec::new()), false);
+        let left = Entry::new(scanned(EntryKind::ConfChangeV2, Vec::new()), false, false);
         assert_eq!(left.summary(), "leave the joint configuration");
     }
 
     #[test]
     fn a_change_in_the_old_form_is_decoded_too() {
         let change = wire::ConfChange { id: 1, change_type: 2, node_id: 3, context: Bytes::new() };
-        let entry = Entry::new(scanned(EntryKind::ConfChange, change.encode_to_vec()), false);
+        let entry = Entry::new(scanned(EntryKind::ConfChange, change.encode_to_vec()), false, false);
         assert_eq!(entry.summary(), "add-learner 3 (auto)");
     }
 
     #[test]
     fn garbage_is_shown_as_what_it_is() {
-        let entry = Entry::new(scanned(EntryKind::ConfChangeV2, vec![0xff; 3]), false);
+        let entry = Entry::new(scanned(EntryKind::ConfChangeV2, vec![0xff; 3]), false, false);
         assert!(entry.summary().starts_with("the membership change does not decode"), "{}", entry.summary());
-        let entry = Entry::new(scanned(EntryKind::Normal, vec![0xff; 3]), true);
+        let entry = Entry::new(scanned(EntryKind::Normal, vec![0xff; 3]), false, true);
         assert_eq!((entry.kind, entry.summary().as_str()), ("opaque", "ffffff"));
-        let entry = Entry::new(scanned(EntryKind::Normal, Vec::new()), true);
+        let entry = Entry::new(scanned(EntryKind::Normal, Vec::new()), false, true);
         assert_eq!((entry.kind, entry.context.as_str()), ("empty", "0102"));
         let damaged = ScannedEntry { index: 5, stored_bytes: 9, entry: Err("checksum".to_owned()) };
-        let entry = Entry::new(damaged, true);
+        let entry = Entry::new(damaged, false, true);
         assert_eq!((entry.kind, entry.term, entry.summary().as_str()), ("damaged", None, "checksum"));
     }
 }

@@ -8,6 +8,7 @@
 //! is printed for programs is described in `output/json.rs`.
 
 mod args;
+mod cita;
 mod commands;
 mod entry;
 #[cfg(test)]
@@ -70,6 +71,7 @@ fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Command::Status(args) => block_on(commands::status::run(args, out)),
         Command::TransferLeader(args) => block_on(commands::transfer::run(args, out)),
         Command::LogFilter(args) => block_on(commands::transfer::run_log_filter(args, out)),
+        Command::VoidBlock(args) => block_on(commands::void::run(args, out)),
         Command::Bench(args) => block_on(commands::bench::run(args, out)),
     }
 }

@@ -14,7 +14,12 @@ use consensus_core::storage::inspect::{self, ChainInspection, Field};
 use consensus_core::storage::rocks::{RocksReader, RocksStore};
 use serde::Serialize;
 
+use crate::cita;
 use crate::output::json;
+use crate::output::text::NodeName;
+
+/// Where a CITA-Cloud node's data directory has its store.
+const CITA_STORE: &str = "store";
 
 /// A data directory, open for reading.
 #[derive(Debug)]
@@ -38,7 +43,7 @@ impl Store {
     /// # Errors
     /// If it is no data directory, cannot be read, or has no such chain.
     pub(crate) fn open(directory: &Path, chain: Option<&str>) -> anyhow::Result<Self> {
-        let reader = RocksStore::open_read_only(directory)?;
+        let (directory, reader) = open(directory)?;
         let ids = inspect::chains(&reader).context("reading the list of chains")?;
         let chains: Vec<ChainInspection> =
             ids.into_iter().map(|id| inspect::chain(&reader, id)).collect::<Result<_, _>>()?;
@@ -48,7 +53,7 @@ impl Store {
         if let (Some(chain), true) = (chain, chains.is_empty()) {
             return Err(anyhow!("no chain {chain} in {}, it has: {}", directory.display(), all.join(", ")));
         }
-        Ok(Self { directory: directory.to_owned(), reader: Arc::new(reader), chains })
+        Ok(Self { directory, reader: Arc::new(reader), chains })
     }
 
     /// The only chain there is, or was asked for.
@@ -70,8 +75,11 @@ impl Store {
         }
     }
 
-    /// The ledger of a chain; `None` if it is not known whose chain it is.
+    /// The ledger of a chain; `None` if it has none, or it is not known whose chain it is.
     pub(crate) fn ledger(&self, chain: &ChainInspection) -> Option<LedgerReader> {
+        if cita::is_cita(chain) {
+            return None;
+        }
         let genesis = chain.identity.present()?.genesis_hash;
         Some(LedgerReader::new(self.reader.clone(), chain.chain, genesis, HashRule::default()))
     }
@@ -79,6 +87,26 @@ impl Store {
     /// The directory as people typed it.
     pub(crate) fn shown(&self) -> String {
         self.directory.display().to_string()
+    }
+}
+
+/// Opens the directory, or the store in it: a CITA-Cloud node's data directory has its store there.
+fn open(directory: &Path) -> anyhow::Result<(PathBuf, RocksReader)> {
+    let refusal = match RocksStore::open_read_only(directory) {
+        Ok(reader) => return Ok((directory.to_owned(), reader)),
+        Err(error) => error,
+    };
+    let inner = directory.join(CITA_STORE);
+    if !matches!(refusal, Error::NotADataDirectory { .. }) || !inner.is_dir() {
+        return Err(refusal.into());
+    }
+    match RocksStore::open_read_only(&inner) {
+        Ok(reader) => {
+            eprintln!("reading {}", inner.display());
+            Ok((inner, reader))
+        }
+        Err(Error::NotADataDirectory { .. }) => Err(refusal.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -95,7 +123,8 @@ fn chain_id(chain: ChainId) -> String {
 pub(crate) fn heading(chain: &ChainInspection) -> String {
     match chain.identity.present() {
         Some(identity) => {
-            format!("chain {} of cluster {}, node {}", identity.chain, identity.cluster, identity.node_id)
+            let node = NodeName::new(identity.node_id.get(), cita::is_cita(chain));
+            format!("chain {} of cluster {}, node {node}", identity.chain, identity.cluster)
         }
         None => format!("chain {}", chain.chain),
     }
@@ -116,6 +145,11 @@ pub(crate) fn is_damage(error: &Error) -> bool {
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl Problems {
+    /// What is wrong with a record.
+    pub(crate) fn add(&mut self, record: &str, cause: String) {
+        self.0.push(Problem { record: record.to_owned(), cause });
+    }
+
     /// A record that must be there.
     pub(crate) fn require<T>(&mut self, record: &str, field: &Field<T>) {
         if matches!(field, Field::Missing) {

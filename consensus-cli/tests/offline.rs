@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use bytes::Bytes;
-use consensus_core::ids::{NodeId, StoreIncarnation};
+use consensus_core::ids::{Hash, NodeId, StoreIncarnation};
 use consensus_core::ledger::{self, HashRule, Ledger, LedgerConfig, Transaction, encode_proposal};
 use consensus_core::storage::rocks::{RocksOptions, RocksStore};
 use consensus_core::storage::{
-    Applied, ConfState, EntryKind, HardState, Identity, LogEntry, LogWriter, PeerRecord, WriteBatch,
+    self, ApplicationWrite, Applied, ConfState, EntryKind, HardState, Identity, LogEntry, LogWriter,
+    PeerRecord, Position, Snapshot, WriteBatch,
 };
+use consensus_proto::cita::exchange as wire;
+use prost::Message as _;
 
 fn node(id: u64) -> NodeId {
     NodeId::new(id).expect("not 0")
@@ -126,6 +129,74 @@ impl World {
     }
 }
 
+/// The beginnings of the addresses of two validators.
+const FIRST: u64 = 0xc1bc_d410_636e_5ece;
+const SECOND: u64 = 0xa516_9863_d569_2516;
+
+fn cita_entry(index: u64, entry: wire::entry::Entry) -> LogEntry {
+    let data = wire::Entry { entry: Some(entry) }.encode_to_vec();
+    LogEntry { index, term: 2, kind: EntryKind::Normal, context: Bytes::new(), data: data.into() }
+}
+
+fn cita_identity() -> Identity {
+    Identity {
+        cluster: "cita-cloud".to_owned(),
+        chain: "cita".to_owned(),
+        node_id: node(FIRST),
+        genesis_hash: Hash([7; 32]),
+        ..identity()
+    }
+}
+
+/// A CITA-Cloud node's data directory: a snapshot of block 6, two blocks, one of them given up, an admission, a promise.
+fn cita_world() -> World {
+    let world = World { top: tempfile::tempdir().expect("a directory") };
+    let store = RocksStore::open(&world.data().join("store"), &RocksOptions::default()).expect("opens");
+    let seat = |node_id: u64| wire::Seat { node_id, incarnation: vec![node_id as u8; 16].into() };
+    let block = |height, data: &'static [u8]| {
+        wire::entry::Entry::Block(wire::Block { height, data: data.into(), proposer: SECOND })
+    };
+    let state = wire::State {
+        agreed: Some(wire::Agreed {
+            index: 1,
+            block: Some(wire::Block { height: 6, data: b"earlier".as_slice().into(), proposer: FIRST }),
+            void: false,
+        }),
+        roster: vec![seat(SECOND)],
+    };
+    let voters = ConfState { voters: vec![SECOND, FIRST], ..ConfState::default() };
+    let snapshot = Snapshot {
+        position: Position { index: 1, term: 1 },
+        conf_state: voters.clone(),
+        data: state.encode_to_vec().into(),
+    };
+    let identity = cita_identity();
+    storage::found(&store, &identity, snapshot).expect("is founded");
+    let chain = identity.chain_id();
+    store.open_chain(chain).expect("opens");
+    let mut batch = WriteBatch::new(chain);
+    batch.number = 2;
+    batch.sync = true;
+    batch.entries = vec![
+        cita_entry(2, block(7, b"proposal")),
+        cita_entry(3, block(8, b"lost")),
+        cita_entry(4, wire::entry::Entry::Void(wire::Void { from_height: 8, upto_index: 3 })),
+        cita_entry(
+            5,
+            wire::entry::Entry::Admission(wire::Admission { roster: vec![seat(SECOND), seat(FIRST)] }),
+        ),
+    ];
+    batch.hard_state = Some(HardState { term: 2, vote: Some(node(SECOND)), commit: 5 });
+    store.write(&[batch]).expect("writes");
+    let mut batch = WriteBatch::new(chain);
+    let promise = wire::Promise { from_height: 8, upto_index: 3 }.encode_to_vec();
+    batch.application = vec![ApplicationWrite { key: b"promise".to_vec(), value: Some(promise.into()) }];
+    batch.applied = Some(Applied { index: 5, conf_state: voters });
+    batch.peers = vec![PeerRecord { address: "10.0.0.2:50001".to_owned(), ..peer(SECOND, true) }];
+    store.write(&[batch]).expect("writes");
+    world
+}
+
 fn collect(directory: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
     for file in fs::read_dir(directory).expect("is a directory") {
         let path = file.expect("is readable").path();
@@ -201,6 +272,56 @@ fn what_people_read_is_as_it_was() {
         let output = world.cli(arguments);
         assert_code(&output, 0);
         assert_golden(name, &output);
+    }
+}
+
+#[test]
+fn a_cita_cloud_nodes_directory_is_shown_by_height_and_address() {
+    let world = cita_world();
+    for (name, arguments) in [
+        ("cita-dump.txt", &["dump", "data"][..]),
+        ("cita-dump.json", &["dump", "data", "--json", "--payloads"]),
+        ("cita-snapshot.txt", &["snapshot", "data"]),
+        ("cita-snapshot.json", &["snapshot", "data", "--json"]),
+        ("cita-hard-state.txt", &["hard-state", "data"]),
+        ("cita-peers.txt", &["peers", "data"]),
+        ("cita-verify.txt", &["verify", "data"]),
+        ("cita-verify.json", &["verify", "data", "--json"]),
+    ] {
+        let output = world.cli(arguments);
+        assert_code(&output, 0);
+        assert_eq!(text(&output.stderr), "reading data/store\n", "{name}");
+        assert_golden(name, &output);
+    }
+    let output = world.cli(&["dump", "data/store"]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+#[test]
+fn blocks_of_a_cita_cloud_chain_are_said_to_be_elsewhere() {
+    let output = cita_world().cli(&["blocks", "data"]);
+    assert_code(&output, 2);
+    assert!(text(&output.stderr).contains("in its controller's storage"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_entry_that_is_none_of_a_cita_cloud_chain_is_found() {
+    let world = cita_world();
+    let store = RocksStore::open(&world.data().join("store"), &RocksOptions::default()).expect("opens");
+    let chain = cita_identity().chain_id();
+    store.open_chain(chain).expect("opens");
+    let mut batch = WriteBatch::new(chain);
+    batch.number = 3;
+    batch.sync = true;
+    batch.entries = vec![entry(6, 2, EntryKind::Normal, Bytes::from_static(b"\xff"))];
+    store.write(&[batch]).expect("writes");
+    drop(store);
+    for (command, words) in
+        [("verify", "log 6 of chain cita: this is no entry"), ("dump", "this is no entry")]
+    {
+        let output = world.cli(&[command, "data"]);
+        assert_code(&output, 1);
+        assert!(text(&output.stdout).contains(words), "{}", text(&output.stdout));
     }
 }
 

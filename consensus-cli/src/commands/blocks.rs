@@ -2,9 +2,11 @@
 
 use std::io::Write;
 
+use anyhow::bail;
 use consensus_core::ledger;
 
 use crate::args::BlocksArgs;
+use crate::cita;
 use crate::offline::{self, Store};
 use crate::output::{Verdict, json};
 
@@ -18,6 +20,9 @@ const READ_BYTES_MAX: u64 = 8 << 20;
 pub(crate) fn run(args: &BlocksArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
     let store = Store::open(&args.directory, args.chain.as_deref())?;
     let chain = store.single()?;
+    if cita::is_cita(chain) {
+        bail!("{}: {}; `dump` shows what was agreed on", store.shown(), cita::BLOCKS_ELSEWHERE);
+    }
     let Some(ledger) = store.ledger(chain) else {
         eprintln!("{}: the identity of the chain is missing or damaged", offline::heading(chain));
         return Ok(Verdict::Finding);

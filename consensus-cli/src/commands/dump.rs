@@ -14,8 +14,10 @@ use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use crate::args::DumpArgs;
+use crate::cita;
 use crate::entry::Entry;
 use crate::offline::{self, Problem, Problems, Store};
+use crate::output::text::NodeName;
 use crate::output::{Verdict, json, table, text};
 
 /// Runs the command; a record that is missing or damaged is a finding.
@@ -51,6 +53,8 @@ struct Chain<'a> {
     installing: Option<json::Position>,
     snapshot: Option<json::Snapshot>,
     tip: Option<Tip>,
+    /// Null for a chain that is none of CITA-Cloud's.
+    cita: Option<cita::State>,
     log: Log,
     problems: Vec<Problem>,
     entries: Entries<'a>,
@@ -104,6 +108,7 @@ impl<'a> Chain<'a> {
                 None
             }
         });
+        let cita = cita::State::read(&store.reader, chain, &mut problems);
         let entries = Entries::new(&store.reader, chain, args);
         Self {
             identity: offline::identity(chain),
@@ -118,6 +123,7 @@ impl<'a> Chain<'a> {
                 timestamp_ms: tip.timestamp_ms,
                 transactions: tip.transactions,
             }),
+            cita,
             log: Log {
                 truncated: position(&chain.truncated),
                 first_index: chain.first_index.present().copied(),
@@ -140,6 +146,7 @@ struct Entries<'a> {
     /// Exclusive.
     to: Option<u64>,
     limit: u64,
+    of_cita: bool,
     payloads: bool,
     /// Damaged ones seen while printing.
     damaged: Cell<u64>,
@@ -164,6 +171,7 @@ impl<'a> Entries<'a> {
             from: args.from.unwrap_or(0),
             to: args.to.and_then(|to| to.checked_add(1)),
             limit: args.limit.unwrap_or(u64::MAX),
+            of_cita: cita::is_cita(chain),
             payloads: args.payloads,
             damaged: Cell::new(0),
             end: EntriesEnd::default(),
@@ -177,7 +185,7 @@ impl<'a> Entries<'a> {
             return Ok(());
         }
         let outcome = inspect::scan_log(self.reader, self.chain.chain, self.from, self.to, &mut |scanned| {
-            let entry = Entry::new(scanned, self.payloads);
+            let entry = Entry::new(scanned, self.of_cita, self.payloads);
             self.damaged.set(self.damaged.get() + u64::from(entry.error.is_some()));
             left -= 1;
             match each(&entry) {
@@ -215,6 +223,7 @@ fn print(out: &mut dyn Write, chain: &Chain<'_>, inspection: &ChainInspection) -
     let position = |position: Option<json::Position>| {
         position.map_or_else(none, |position| format!("{} of term {}", position.index, position.term))
     };
+    let by_address = chain.cita.is_some();
     let mut rows = Vec::new();
     if let Some(identity) = &chain.identity {
         rows.push(("incarnation", format!("{} (id {})", identity.chain_incarnation, identity.chain_id)));
@@ -222,15 +231,21 @@ fn print(out: &mut dyn Write, chain: &Chain<'_>, inspection: &ChainInspection) -
             "store",
             format!("{}, created {}", identity.store_incarnation, text::time(identity.created_at_ms)),
         ));
-        rows.push(("genesis", identity.genesis_hash.clone()));
+        rows.push(match chain.cita {
+            Some(_) => ("group", cita::group(identity).to_owned()),
+            None => ("genesis", identity.genesis_hash.clone()),
+        });
     }
     if let Some(state) = &chain.hard_state {
-        let vote = state.vote.map_or_else(|| "no vote".to_owned(), |vote| format!("vote for {vote}"));
+        let vote = state.vote.map_or_else(
+            || "no vote".to_owned(),
+            |vote| format!("vote for {}", NodeName::new(vote, by_address)),
+        );
         rows.push(("hard state", format!("term {}, {vote}, commit {}", state.term, state.commit)));
     }
     if let Some(applied) = &chain.applied {
         rows.push(("applied", applied.index.to_string()));
-        rows.push(("members", members(&applied.conf_state)));
+        rows.push(("members", members(&applied.conf_state, by_address)));
     }
     let snapshot = chain.snapshot.as_ref();
     let snapshot = snapshot.map(|s| format!("{} of term {}, {}", s.index, s.term, text::size(s.bytes)));
@@ -238,6 +253,7 @@ fn print(out: &mut dyn Write, chain: &Chain<'_>, inspection: &ChainInspection) -
     if chain.installing.is_some() {
         rows.push(("installing", position(chain.installing)));
     }
+    rows.extend(chain.cita.iter().flat_map(cita::State::rows));
     if let Some(tip) = &chain.tip {
         let transactions = text::count(tip.transactions, "transaction");
         rows.push(("tip", format!("height {} (entry {}), {transactions}", tip.height, tip.log_index)));
@@ -267,6 +283,9 @@ fn print_entry(out: &mut dyn Write, entry: &Entry) -> std::io::Result<()> {
     let Entry { index, kind, bytes, .. } = entry;
     let line = format!("  {index:>10} {term:>6}  {kind:<15} {bytes:>10}  {}", entry.summary());
     writeln!(out, "{}", line.trim_end())?;
+    if let Some(data) = entry.data.as_ref().filter(|_| entry.cita.is_some()) {
+        writeln!(out, "  {:>10} {:>6}  {}", "", "", text::shorten(data, 200))?;
+    }
     let transactions = entry.block.iter().flat_map(|block| &block.transactions);
     for (position, transaction) in transactions.enumerate() {
         if let Some(payload) = &transaction.payload {
@@ -277,15 +296,15 @@ fn print_entry(out: &mut dyn Write, entry: &Entry) -> std::io::Result<()> {
 }
 
 /// A membership for people.
-pub(crate) fn members(state: &json::ConfState) -> String {
-    let mut words = format!("voters {}", table::numbers(&state.voters));
+pub(crate) fn members(state: &json::ConfState, by_address: bool) -> String {
+    let mut words = format!("voters {}", table::nodes(&state.voters, by_address));
     for (name, nodes) in [
         ("learners", &state.learners),
         ("outgoing voters", &state.voters_outgoing),
         ("learners next", &state.learners_next),
     ] {
         if !nodes.is_empty() {
-            words.push_str(&format!("; {name} {}", table::numbers(nodes)));
+            words.push_str(&format!("; {name} {}", table::nodes(nodes, by_address)));
         }
     }
     words

@@ -5,7 +5,9 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::args::StoreArgs;
+use crate::cita;
 use crate::offline::{self, Problem, Problems, Store};
+use crate::output::text::NodeName;
 use crate::output::{Verdict, json, table};
 
 #[derive(Serialize)]
@@ -35,8 +37,11 @@ pub(crate) fn run(args: &StoreArgs, out: &mut dyn Write) -> anyhow::Result<Verdi
         problems.require("hard state", &chain.hard_state);
         let hard_state = chain.hard_state.present().map(json::HardState::from);
         if !args.json {
+            let by_address = cita::is_cita(chain);
             let rows = hard_state.iter().flat_map(|state| {
-                let vote = state.vote.map_or_else(|| "none".to_owned(), |vote| vote.to_string());
+                let vote = state
+                    .vote
+                    .map_or_else(|| "none".to_owned(), |vote| NodeName::new(vote, by_address).to_string());
                 [("term", state.term.to_string()), ("vote", vote), ("commit", state.commit.to_string())]
             });
             table::fields(out, &offline::heading(chain), &Vec::from_iter(rows))?;

@@ -14,3 +14,4 @@ pub(crate) mod submit;
 pub(crate) mod transfer;
 pub(crate) mod tx;
 pub(crate) mod verify;
+pub(crate) mod void;

@@ -7,7 +7,9 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::args::StoreArgs;
+use crate::cita;
 use crate::offline::{self, Problem, Problems, Store};
+use crate::output::text::NodeName;
 use crate::output::{Verdict, json, table, text};
 
 #[derive(Serialize)]
@@ -41,7 +43,7 @@ pub(crate) fn run(args: &StoreArgs, out: &mut dyn Write) -> anyhow::Result<Verdi
             chain.peers.iter().filter_map(|(_, peer)| peer.present()).map(json::Peer::from).collect();
         if !args.json {
             writeln!(out, "{}", offline::heading(chain))?;
-            print(out, &peers)?;
+            print(out, &peers, cita::is_cita(chain))?;
             problems.print(out)?;
         }
         chains.push(Chain { identity: offline::identity(chain), peers, problems: problems.0 });
@@ -53,7 +55,7 @@ pub(crate) fn run(args: &StoreArgs, out: &mut dyn Write) -> anyhow::Result<Verdi
     Ok(verdict)
 }
 
-fn print(out: &mut dyn Write, peers: &[json::Peer]) -> std::io::Result<()> {
+fn print(out: &mut dyn Write, peers: &[json::Peer], by_address: bool) -> std::io::Result<()> {
     if peers.is_empty() {
         return writeln!(out, "  no peers are recorded");
     }
@@ -69,7 +71,7 @@ fn print(out: &mut dyn Write, peers: &[json::Peer]) -> std::io::Result<()> {
     ]);
     for peer in peers {
         rows.add_row([
-            peer.node_id.to_string(),
+            NodeName::new(peer.node_id, by_address).to_string(),
             peer.address.clone(),
             if peer.connected { "yes".to_owned() } else { "no".to_owned() },
             peer.progress.clone(),

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::args::SnapshotArgs;
+use crate::cita;
 use crate::commands::dump::members;
 use crate::offline::{self, Problem, Problems, Store};
 use crate::output::{Verdict, json, table, text};
@@ -20,6 +21,8 @@ struct Document {
 struct Chain {
     identity: Option<json::Identity>,
     snapshot: Option<json::Snapshot>,
+    /// Null for a chain that is none of CITA-Cloud's.
+    cita: Option<cita::State>,
     installing: Option<json::Position>,
     problems: Vec<Problem>,
 }
@@ -38,12 +41,19 @@ pub(crate) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ve
         problems.allow("installing", &chain.installing);
         let snapshot = chain.snapshot.present().map(|snapshot| json::Snapshot::new(snapshot, args.data));
         let installing = chain.installing.present().copied().map(json::Position::from);
+        let cita = cita::State::read(&store.reader, chain, &mut problems);
         if !args.store.json {
-            let rows = rows(snapshot.as_ref(), installing);
+            let rows = rows(snapshot.as_ref(), cita.as_ref(), installing);
             table::fields(out, &offline::heading(chain), &rows)?;
             problems.print(out)?;
         }
-        chains.push(Chain { identity: offline::identity(chain), snapshot, installing, problems: problems.0 });
+        chains.push(Chain {
+            identity: offline::identity(chain),
+            snapshot,
+            cita,
+            installing,
+            problems: problems.0,
+        });
     }
     let verdict = Verdict::finding_if(chains.iter().any(|chain| !chain.problems.is_empty()));
     if args.store.json {
@@ -54,15 +64,20 @@ pub(crate) fn run(args: &SnapshotArgs, out: &mut dyn Write) -> anyhow::Result<Ve
 
 fn rows(
     snapshot: Option<&json::Snapshot>,
+    cita: Option<&cita::State>,
     installing: Option<json::Position>,
 ) -> Vec<(&'static str, String)> {
-    let Some(snapshot) = snapshot else { return vec![("snapshot", "none".to_owned())] };
+    let state = cita.into_iter().flat_map(cita::State::rows);
+    let Some(snapshot) = snapshot else {
+        return std::iter::once(("snapshot", "none".to_owned())).chain(state).collect();
+    };
     let mut rows = vec![
         ("index", snapshot.index.to_string()),
         ("term", snapshot.term.to_string()),
-        ("members", members(&snapshot.conf_state)),
+        ("members", members(&snapshot.conf_state, cita.is_some())),
         ("size", text::size(snapshot.bytes)),
     ];
+    rows.extend(state);
     if let Some(installing) = installing {
         rows.push(("installing", format!("{} of term {}", installing.index, installing.term)));
     }

@@ -2,19 +2,21 @@
 //!
 //! Every node is asked at once. The findings: no leader; two leaders in one term; nodes that name different
 //! leaders in one term; different clusters, chain incarnations or voters at one commit index; a halted
-//! chain; and different blocks at the height that all of them have (asked for in a second round). A node
-//! that does not answer is shown as such, and is a finding only with `--all`.
+//! chain; a CITA-Cloud chain that stands still; and different blocks at the height that all of them have
+//! (asked for in a second round). A node that does not answer is shown as such, and is a finding only with
+//! `--all`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
-use consensus_proto::admin::{ChainStatus, NodeStatus, PeerStatus, StatusRequest};
+use consensus_proto::admin::{ChainStatus, ControllerStatus, NodeStatus, PeerStatus, StatusRequest};
 use consensus_proto::ordering::{DeliverRequest, deliver_request};
 use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::args::StatusArgs;
+use crate::output::text::NodeName;
 use crate::output::{Verdict, json, table, text};
 use crate::remote::{Address, Node, request};
 
@@ -29,6 +31,7 @@ pub(crate) async fn run(args: StatusArgs, out: &mut dyn Write) -> anyhow::Result
         args.nodes.nodes.iter().zip(&answers).map(|(at, answer)| NodeView::new(at, answer)).collect();
     let reachable = views.iter().filter(|view| view.reachable).count();
     let mut findings = disagreements(&views);
+    findings.extend(troubles(&views));
     let compared = compare_chains(&answers, timeout, &mut findings).await;
     if args.all {
         for view in &views {
@@ -95,6 +98,21 @@ struct NodeView {
     ready: bool,
     not_ready_reason: String,
     chains: Vec<ChainView>,
+    /// Of a CITA-Cloud node: its address; why it has no seat or no leader; its controller. Null otherwise.
+    validator: Option<String>,
+    waits: Option<String>,
+    controller: Option<ControllerView>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct ControllerView {
+    /// Null before it was heard.
+    height: Option<u64>,
+    agreed_height: u64,
+    healthy: bool,
+    block_interval_ms: u64,
+    validators: Vec<String>,
+    trouble: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -115,8 +133,9 @@ struct ChainView {
     /// Committed and not yet applied.
     lag: u64,
     height: u64,
-    tip_hash: String,
-    transactions: u64,
+    /// Null where there is no ledger.
+    tip_hash: Option<String>,
+    transactions: Option<u64>,
     leader_changes: u64,
     voters: Vec<u64>,
     learners: Vec<u64>,
@@ -153,13 +172,45 @@ impl NodeView {
                 ready: status.ready,
                 not_ready_reason: status.not_ready_reason.clone(),
                 chains: status.chains.iter().map(ChainView::from).collect(),
+                validator: some(&json::hexadecimal(&status.validator)),
+                waits: some(&status.waits),
+                controller: status.controller.as_ref().map(ControllerView::from),
             },
+        }
+    }
+
+    /// A node as this one's operators know it.
+    fn name(&self, id: u64) -> NodeName {
+        NodeName::new(id, self.controller.is_some())
+    }
+
+    /// Where the chain is known to be, also by a node that takes no part in it.
+    fn height(&self) -> Option<u64> {
+        self.controller.as_ref().and_then(|controller| controller.height)
+    }
+}
+
+/// What is told, if anything is.
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|text| !text.is_empty())
+}
+
+impl From<&ControllerStatus> for ControllerView {
+    fn from(controller: &ControllerStatus) -> Self {
+        Self {
+            height: controller.height,
+            agreed_height: controller.agreed_height,
+            healthy: controller.healthy,
+            block_interval_ms: controller.block_interval_ms,
+            validators: controller.validators.iter().map(|address| json::hexadecimal(address)).collect(),
+            trouble: some(&controller.trouble),
         }
     }
 }
 
 impl From<&ChainStatus> for ChainView {
     fn from(chain: &ChainStatus) -> Self {
+        let ledger = !chain.tip_hash.is_empty();
         Self {
             chain: chain.chain.clone(),
             chain_incarnation: chain.chain_incarnation,
@@ -176,8 +227,8 @@ impl From<&ChainStatus> for ChainView {
             last_index: chain.last_index,
             lag: chain.commit_index.saturating_sub(chain.applied_index),
             height: chain.height,
-            tip_hash: json::hexadecimal(&chain.tip_hash),
-            transactions: chain.transactions,
+            tip_hash: ledger.then(|| json::hexadecimal(&chain.tip_hash)),
+            transactions: ledger.then_some(chain.transactions),
             leader_changes: chain.leader_changes,
             voters: chain.voters.clone(),
             learners: chain.learners.clone(),
@@ -236,27 +287,43 @@ fn disagreements(views: &[NodeView]) -> Vec<String> {
             chains.entry(&chain.chain).or_default().push((view, chain));
         }
     }
+    if chains.is_empty() && !reachable.is_empty() && !reachable.iter().any(|view| view.ready) {
+        findings.push("none of the nodes asked takes part in a chain".to_owned());
+    }
     for (name, members) in chains {
         disagreements_of(name, &members, &mut findings);
     }
     findings
 }
 
+/// Chains that stand still where everybody agrees.
+fn troubles(views: &[NodeView]) -> Vec<String> {
+    let trouble = |view: &NodeView| {
+        let trouble = view.controller.as_ref()?.trouble.as_ref()?;
+        Some(format!("no progress on node {}: {trouble}", view.name(view.node_id)))
+    };
+    views.iter().filter_map(trouble).collect()
+}
+
 fn disagreements_of(name: &str, members: &[(&NodeView, &ChainView)], findings: &mut Vec<String>) {
     for (view, chain) in members.iter().filter(|(_, chain)| chain.state == "halted") {
-        findings.push(format!("chain {name}: halted on node {}: {}", view.node_id, chain.halt_reason));
+        findings.push(format!(
+            "chain {name}: halted on node {}: {}",
+            view.name(view.node_id),
+            chain.halt_reason
+        ));
     }
     let incarnations: BTreeSet<u64> = members.iter().map(|(_, chain)| chain.chain_incarnation).collect();
     if incarnations.len() > 1 {
         findings.push(format!("chain {name}: the nodes have different incarnations: {incarnations:?}"));
     }
-    let mut leaders: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    let mut leaders: BTreeMap<u64, BTreeSet<NodeName>> = BTreeMap::new();
     for (view, chain) in members {
         let named = leaders.entry(chain.term).or_default();
         if chain.role == "leader" {
-            named.insert(view.node_id);
+            named.insert(view.name(view.node_id));
         } else if chain.leader_id != 0 {
-            named.insert(chain.leader_id);
+            named.insert(view.name(chain.leader_id));
         }
     }
     for (term, named) in leaders.iter().filter(|(_, named)| named.len() > 1) {
@@ -266,9 +333,9 @@ fn disagreements_of(name: &str, members: &[(&NodeView, &ChainView)], findings: &
     if let Some((term, true)) = newest {
         findings.push(format!("chain {name}: no leader in term {term}"));
     }
-    let mut voters: BTreeMap<u64, BTreeSet<Vec<u64>>> = BTreeMap::new();
-    for (_, chain) in members {
-        let mut sorted = chain.voters.clone();
+    let mut voters: BTreeMap<u64, BTreeSet<Vec<NodeName>>> = BTreeMap::new();
+    for (view, chain) in members {
+        let mut sorted: Vec<NodeName> = chain.voters.iter().map(|id| view.name(*id)).collect();
         sorted.sort_unstable();
         voters.entry(chain.applied_index).or_default().insert(sorted);
     }
@@ -284,7 +351,8 @@ async fn compare_chains(answers: &[Answer], timeout: Duration, findings: &mut Ve
     let heights: Option<Vec<u64>> = nodes
         .iter()
         .map(|(_, status)| match status.chains.as_slice() {
-            [chain] => Some(chain.height),
+            // Blocks elsewhere than in a ledger cannot be asked for here.
+            [chain] if !chain.tip_hash.is_empty() => Some(chain.height),
             _ => None,
         })
         .collect();
@@ -326,34 +394,31 @@ async fn block_hash(node: &Node, height: u64, timeout: Duration) -> anyhow::Resu
 }
 
 fn print(out: &mut dyn Write, report: &Report) -> anyhow::Result<()> {
-    let mut rows = table::table(&[
-        "address", ">node", "chain", "role", ">term", ">leader", ">height", "tip", ">commit", ">applied",
-        ">lag", ">peers", "state", "ready",
-    ]);
+    let columns = Columns::of(report);
+    let mut rows = table::table(&columns.headings());
     for node in &report.nodes {
-        if !node.reachable {
-            let mut cells = vec![node.address.clone()];
-            cells.extend(std::iter::repeat_n(String::new(), 11));
-            cells.push("unreachable".to_owned());
-            rows.add_row(cells);
+        if node.chains.is_empty() {
+            rows.add_row(columns.row_without_chain(node));
         }
         for chain in &node.chains {
-            rows.add_row(row(node, chain));
+            rows.add_row(columns.row(node, chain));
         }
     }
     table::print(out, &rows)?;
     for error in report.nodes.iter().filter_map(|node| node.error.as_ref()) {
         writeln!(out, "{error}")?;
     }
+    let name = |leader: &Leader| NodeName::new(leader.node_id, columns.controller);
     match (&report.leader, report.compared_at_height) {
         (Some(leader), Some(height)) if report.agree => {
             writeln!(
                 out,
                 "node {} leads in term {}; equal blocks at height {height}",
-                leader.node_id, leader.term
+                name(leader),
+                leader.term
             )?;
         }
-        (Some(leader), _) => writeln!(out, "node {} leads in term {}", leader.node_id, leader.term)?,
+        (Some(leader), _) => writeln!(out, "node {} leads in term {}", name(leader), leader.term)?,
         (None, _) => writeln!(out, "no leader is known to the nodes asked")?,
     }
     for finding in &report.findings {
@@ -362,29 +427,81 @@ fn print(out: &mut dyn Write, report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(node: &NodeView, chain: &ChainView) -> Vec<String> {
-    let leader = if chain.leader_id == 0 { "-".to_owned() } else { chain.leader_id.to_string() };
-    let ready = if node.ready { "yes".to_owned() } else { format!("no: {}", node.not_ready_reason) };
-    vec![
-        node.address.clone(),
-        node.node_id.to_string(),
-        chain.chain.clone(),
-        chain.role.clone(),
-        chain.term.to_string(),
-        leader,
-        chain.height.to_string(),
-        chain.tip_hash.chars().take(8).collect(),
-        chain.commit_index.to_string(),
-        chain.applied_index.to_string(),
-        chain.lag.to_string(),
-        format!("{}/{}", chain.peers_connected, chain.peers.len()),
-        if chain.state == "halted" {
-            text::shorten(&format!("halted: {}", chain.halt_reason), 60)
-        } else {
-            chain.state.clone()
-        },
-        ready,
-    ]
+/// Which columns apply to the nodes asked.
+struct Columns {
+    ledger: bool,
+    controller: bool,
+}
+
+impl Columns {
+    fn of(report: &Report) -> Self {
+        let mut chains = report.nodes.iter().flat_map(|node| &node.chains);
+        let controller = report.nodes.iter().any(|node| node.controller.is_some());
+        Self { ledger: !controller || chains.any(|chain| chain.tip_hash.is_some()), controller }
+    }
+
+    fn headings(&self) -> Vec<&'static str> {
+        let mut headings = vec!["address", ">node", "chain", "role", ">term", ">leader", ">height"];
+        headings.extend(self.ledger.then_some("tip"));
+        headings.extend(self.controller.then_some(">agreed"));
+        headings.extend([">commit", ">applied", ">lag", ">peers", "state", "ready"]);
+        headings
+    }
+
+    fn row(&self, node: &NodeView, chain: &ChainView) -> Vec<String> {
+        let named = |id: u64| if id == 0 { "-".to_owned() } else { node.name(id).to_string() };
+        let mut cells = vec![
+            node.address.clone(),
+            named(node.node_id),
+            chain.chain.clone(),
+            chain.role.clone(),
+            chain.term.to_string(),
+            named(chain.leader_id),
+            chain.height.to_string(),
+        ];
+        cells.extend(
+            self.ledger.then(|| chain.tip_hash.iter().flat_map(|hash| hash.chars().take(8)).collect()),
+        );
+        cells.extend(self.controller.then(|| agreed(node)));
+        cells.extend([
+            chain.commit_index.to_string(),
+            chain.applied_index.to_string(),
+            chain.lag.to_string(),
+            format!("{}/{}", chain.peers_connected, chain.peers.len()),
+            if chain.state == "halted" {
+                text::shorten(&format!("halted: {}", chain.halt_reason), 60)
+            } else {
+                chain.state.clone()
+            },
+            ready(node),
+        ]);
+        cells
+    }
+
+    /// Of a node that is not reached, or takes no part in a chain.
+    fn row_without_chain(&self, node: &NodeView) -> Vec<String> {
+        let blank = |count| std::iter::repeat_n(String::new(), count);
+        let mut cells = vec![node.address.clone()];
+        if !node.reachable {
+            cells.extend(blank(self.headings().len() - 3));
+            cells.push("unreachable".to_owned());
+            return cells;
+        }
+        cells.push(node.name(node.node_id).to_string());
+        cells.extend(blank(4));
+        cells.push(node.height().map(|height| height.to_string()).unwrap_or_default());
+        cells.extend(blank(self.headings().len() - cells.len() - 2));
+        cells.extend(["no seat".to_owned(), ready(node)]);
+        cells
+    }
+}
+
+fn agreed(node: &NodeView) -> String {
+    node.controller.as_ref().map(|controller| controller.agreed_height.to_string()).unwrap_or_default()
+}
+
+fn ready(node: &NodeView) -> String {
+    if node.ready { "yes".to_owned() } else { format!("no: {}", node.not_ready_reason) }
 }
 
 #[cfg(test)]
@@ -448,6 +565,68 @@ mod tests {
                 "chain main: the nodes have different voters at index 9: {[1, 2], [1, 2, 3]}",
             ]
         );
+    }
+
+    fn printed(views: Vec<NodeView>) -> String {
+        let findings = disagreements(&views);
+        let report = Report {
+            schema: "",
+            leader: leader(&views),
+            agree: findings.is_empty(),
+            nodes: views,
+            compared_at_height: None,
+            findings,
+        };
+        let mut out = Vec::new();
+        print(&mut out, &report).expect("prints");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn nodes_of_a_cita_cloud_chain_are_named_by_address_and_have_no_tip() {
+        let (first, second) = (0xc1bc_d410_636e_5ece, 0xa516_9863_d569_2516);
+        let controller = |height| {
+            Some(ControllerView { height: Some(height), agreed_height: 8, ..ControllerView::default() })
+        };
+        let mut views = vec![node(first, "leader", 5, first), node(second, "", 0, 0)];
+        views[0].controller = controller(7);
+        views[0].chains[0].height = 7;
+        views[1].controller = controller(6);
+        views[1].chains.clear();
+        views[1].ready = false;
+        views[1].not_ready_reason = "seat: waiting".to_owned();
+        assert_eq!(troubles(&views), Vec::<String>::new());
+        let stuck =
+            ControllerView { trouble: Some("block 8 is stuck".to_owned()), ..ControllerView::default() };
+        let stuck = NodeView { controller: Some(stuck), ..node(first, "leader", 5, first) };
+        assert_eq!(troubles(&[stuck]), ["no progress on node c1bcd410636e5ece: block 8 is stuck"]);
+        let text = printed(views);
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(rows[0].contains(&"agreed") && !rows[0].contains(&"tip"), "{text}");
+        assert_eq!(
+            rows[1][1..8],
+            ["c1bcd410636e5ece", "main", "leader", "5", "c1bcd410636e5ece", "7", "8"],
+            "{text}"
+        );
+        assert_eq!(
+            rows[2][1..],
+            ["a5169863d5692516", "6", "no", "seat", "no:", "seat:", "waiting"],
+            "{text}"
+        );
+        assert!(text.ends_with("node c1bcd410636e5ece leads in term 5\n"), "{text}");
+    }
+
+    #[test]
+    fn nodes_of_which_none_takes_part_in_a_chain_are_a_finding() {
+        let mut view = node(1, "", 0, 0);
+        view.chains.clear();
+        assert_eq!(
+            disagreements(std::slice::from_ref(&view)),
+            Vec::<String>::new(),
+            "it follows, and is well"
+        );
+        view.ready = false;
+        assert_eq!(disagreements(&[view]), ["none of the nodes asked takes part in a chain"]);
     }
 
     #[test]

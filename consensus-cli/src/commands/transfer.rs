@@ -1,13 +1,15 @@
 //! `transfer-leader` and `log-filter`: the two commands that change a running node.
 
 use std::io::Write;
+use std::time::Duration;
 
 use anyhow::anyhow;
-use consensus_proto::admin::{SetLogFilterRequest, StatusRequest, TransferLeaderRequest};
+use consensus_proto::admin::{NodeStatus, SetLogFilterRequest, StatusRequest, TransferLeaderRequest};
 use serde::Serialize;
 use tonic::Code;
 
-use crate::args::{LogFilterArgs, TransferArgs};
+use crate::args::{LogFilterArgs, NodesArgs, TransferArgs};
+use crate::output::text::NodeName;
 use crate::output::{Verdict, json};
 use crate::remote::{Address, Node, request};
 
@@ -25,7 +27,7 @@ struct Transferred {
 /// If no node is found to lead, or it does not answer.
 pub(crate) async fn run(args: TransferArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
     let timeout = args.nodes.timeout;
-    let leader = leading_node(&args).await?;
+    let (leader, by_address) = leading_node(&args.nodes).await?;
     let wanted = TransferLeaderRequest { to_node_id: args.to.unwrap_or(0) };
     let reply = match leader.admin().transfer_leader(request(wanted, timeout)).await {
         Ok(reply) => reply.into_inner(),
@@ -46,33 +48,35 @@ pub(crate) async fn run(args: TransferArgs, out: &mut dyn Write) -> anyhow::Resu
     if args.nodes.json {
         json::line(out, &done)?;
     } else {
-        writeln!(out, "node {} leads in term {}", done.leader_id, done.term)?;
+        writeln!(out, "node {} leads in term {}", NodeName::new(done.leader_id, by_address), done.term)?;
     }
     Ok(Verdict::Fine)
 }
 
-/// The one of the given nodes that leads; the only one given is taken for it, so that its refusal is seen.
-async fn leading_node(args: &TransferArgs) -> anyhow::Result<Node> {
-    let timeout = args.nodes.timeout;
-    if let [only] = args.nodes.nodes.as_slice() {
-        return only.connect(timeout).await;
-    }
+/// The one of the given nodes that leads, and whether its nodes are known by their addresses. The only one
+/// given is taken for it, so that its refusal is seen.
+pub(crate) async fn leading_node(args: &NodesArgs) -> anyhow::Result<(Node, bool)> {
     let mut failures = Vec::new();
-    for address in &args.nodes.nodes {
-        match leads(address, timeout).await {
-            Ok(Some(node)) => return Ok(node),
-            Ok(None) => failures.push(format!("{address}: does not lead")),
+    for address in &args.nodes {
+        match ask(address, args.timeout).await {
+            Ok((node, status)) => {
+                let leads = status.chains.iter().any(|chain| chain.role == "leader");
+                if leads || args.nodes.len() == 1 {
+                    return Ok((node, status.controller.is_some()));
+                }
+                failures.push(format!("{address}: does not lead"));
+            }
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
     Err(anyhow!("no leader found: {}", failures.join("; ")))
 }
 
-async fn leads(address: &Address, timeout: std::time::Duration) -> anyhow::Result<Option<Node>> {
+async fn ask(address: &Address, timeout: Duration) -> anyhow::Result<(Node, NodeStatus)> {
     let node = address.connect(timeout).await?;
     let status = node.admin().status(request(StatusRequest {}, timeout)).await;
     let status = status.map_err(|status| node.explain(&status))?.into_inner();
-    Ok(status.chains.iter().any(|chain| chain.role == "leader").then_some(node))
+    Ok((node, status))
 }
 
 #[derive(Serialize)]

@@ -6,14 +6,16 @@
 //! `damaged`, `missing`, `gap`, `term`, `relation`, `stray`; of the ledger: `chain`), `at` and `cause`.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 
 use consensus_core::ledger::{self, HashRule};
-use consensus_core::storage::Error;
 use consensus_core::storage::inspect::{self, ChainInspection, FINDINGS_MAX};
+use consensus_core::storage::{EntryKind, Error};
 use serde::Serialize;
 
 use crate::args::StoreArgs;
-use crate::offline::{self, Store, is_damage};
+use crate::cita;
+use crate::offline::{self, Problem, Problems, Store, is_damage};
 use crate::output::{Verdict, json, text};
 
 #[derive(Serialize)]
@@ -33,6 +35,8 @@ struct Document {
 struct Chain {
     identity: Option<json::Identity>,
     checked: Checked,
+    /// What is not checked here; null if nothing.
+    note: Option<&'static str>,
     findings_total: u64,
     /// The first of them.
     findings: Vec<Finding>,
@@ -117,6 +121,7 @@ fn verify_chain(store: &Store, chain: &ChainInspection) -> Chain {
             application_records: storage.application_records,
             ..Checked::default()
         },
+        note: None,
         findings_total: storage.findings_total,
         findings: storage
             .findings
@@ -124,8 +129,40 @@ fn verify_chain(store: &Store, chain: &ChainInspection) -> Chain {
             .map(|finding| Finding { kind: kind(finding.kind), at: finding.key, cause: finding.cause })
             .collect(),
     };
-    verify_ledger(store, chain, &mut verified);
+    if cita::is_cita(chain) {
+        verified.note = Some(cita::BLOCKS_ELSEWHERE);
+        verify_cita(store, chain, &mut verified);
+    } else {
+        verify_ledger(store, chain, &mut verified);
+    }
     verified
+}
+
+/// Whether everything that the chain's application wrote can be read.
+fn verify_cita(store: &Store, chain: &ChainInspection, verified: &mut Chain) {
+    let name = offline::name(chain);
+    let mut add = |at: String, cause: String| {
+        verified.findings_total += 1;
+        if verified.findings.len() < 2 * FINDINGS_MAX {
+            verified.findings.push(Finding { kind: "chain".to_owned(), at, cause });
+        }
+    };
+    let mut problems = Problems::default();
+    cita::State::read(&store.reader, chain, &mut problems);
+    for Problem { record, cause } in problems.0 {
+        add(format!("{record} of chain {name}"), cause);
+    }
+    // What the storage cannot read is among its own findings.
+    let _ = inspect::scan_log(&*store.reader, chain.chain, 0, None, &mut |scanned| {
+        if let Ok(entry) = scanned.entry
+            && entry.kind == EntryKind::Normal
+            && !entry.data.is_empty()
+            && let Err(cause) = cita::Agreed::decode(&entry.data)
+        {
+            add(format!("log {} of chain {name}", entry.index), cause);
+        }
+        ControlFlow::Continue(())
+    });
 }
 
 fn verify_ledger(store: &Store, chain: &ChainInspection, verified: &mut Chain) {
@@ -184,16 +221,27 @@ fn print(out: &mut dyn Write, document: &Document) -> std::io::Result<()> {
     for chain in &document.chains {
         let Checked { entries, log_bytes, application_records, blocks, transactions } = &chain.checked;
         let name = chain.identity.as_ref().map_or("unknown", |identity| &identity.chain);
+        let ledger = match chain.note {
+            Some(_) => String::new(),
+            None => {
+                format!(
+                    "{} with {}, ",
+                    text::count(*blocks, "block"),
+                    text::count(*transactions, "transaction")
+                )
+            }
+        };
         writeln!(
             out,
-            "chain {name}: {} in the log ({}), {} with {}, {} of the application: {}",
+            "chain {name}: {} in the log ({}), {ledger}{} of the application: {}",
             text::count(*entries, "record"),
             text::size(*log_bytes),
-            text::count(*blocks, "block"),
-            text::count(*transactions, "transaction"),
             text::count(*application_records, "record"),
             verdict(chain.findings_total),
         )?;
+        if let Some(note) = chain.note {
+            writeln!(out, "chain {name}: {note}")?;
+        }
     }
     let in_use = if document.in_use { " (in use; as of the moment of opening)" } else { "" };
     writeln!(out, "{}: {}{in_use}", document.directory, verdict(document.findings_total))

@@ -8,16 +8,17 @@
 //!
 //! | schema | printed by | fields |
 //! |---|---|---|
-//! | `dump` | `dump` | `directory`, `chains[]`: `identity`, `hard_state`, `applied`, `installing`, `snapshot`, `log`, `entries[]` |
+//! | `dump` | `dump` | `directory`, `chains[]`: `identity`, `hard_state`, `applied`, `installing`, `snapshot`, `cita`, `log`, `entries[]` |
 //! | `hard-state` | `hard-state` | `directory`, `chains[]`: `identity`, `hard_state` |
-//! | `snapshot` | `snapshot` | `directory`, `chains[]`: `identity`, `snapshot` |
+//! | `snapshot` | `snapshot` | `directory`, `chains[]`: `identity`, `snapshot`, `cita` |
 //! | `peers` | `peers` | `directory`, `chains[]`: `identity`, `peers[]` |
-//! | `verify` | `verify` | `directory`, `clean`, `chains[]`: `identity`, `checked`, `findings[]` |
+//! | `verify` | `verify` | `directory`, `clean`, `chains[]`: `identity`, `checked`, `note`, `findings[]` |
 //! | `block` | `blocks`, `deliver`, `block` | [`Block`] |
 //! | `transaction` | `tx` | `node`, `id`, `state`, `height`, `index`, `block_hash` |
 //! | `proof` | `prove` | `node`, `id`, `valid`, `problem`, `height`, `index`, `transactions`, `block_hash`, `data_hash`, `path[]`, `payload` |
 //! | `tip` | `tip` | `node`, `height`, `hash`, `timestamp_ms`, `transactions`, `linearizable` |
 //! | `status` | `status` | `nodes[]`, `leader`, `agree`, `compared_at_height`, `findings[]` |
+//! | `void-block` | `void-block` | `node`, `height`, `without[]`, `counts_for_ms` |
 //! | `submit` | `submit` | see `commands::submit` |
 //! | `bench` | `bench` | see `commands::bench` |
 

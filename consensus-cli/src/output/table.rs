@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::text::NodeName;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// A table under these headings; columns whose heading starts with `>` are numbers and align right.
@@ -36,12 +37,12 @@ pub(crate) fn fields(out: &mut dyn Write, heading: &str, rows: &[(&str, String)]
     Ok(())
 }
 
-/// Numbers as `1 2 3`, none as `-`.
-pub(crate) fn numbers(numbers: &[u64]) -> String {
-    if numbers.is_empty() {
+/// Nodes as `1 2 3`, none as `-`.
+pub(crate) fn nodes(ids: &[u64], by_address: bool) -> String {
+    if ids.is_empty() {
         return "-".to_owned();
     }
-    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
+    ids.iter().map(|id| NodeName::new(*id, by_address).to_string()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Bytes, times and numbers as people read and type them.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 const HEX: &str = "hex:";
@@ -18,6 +20,32 @@ pub(crate) fn parse(text: &str) -> Result<Bytes, String> {
     match text.strip_prefix(HEX) {
         Some(digits) => hex::decode(digits).map(Bytes::from).map_err(|error| format!("after hex: {error}")),
         None => Ok(Bytes::copy_from_slice(text.as_bytes())),
+    }
+}
+
+/// A node as people know it: by its number, or by the first 8 bytes of its validator's address, which are its
+/// number on a CITA-Cloud chain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NodeName {
+    id: u64,
+    by_address: bool,
+}
+
+impl NodeName {
+    pub(crate) fn new(id: u64, by_address: bool) -> Self {
+        Self { id, by_address }
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.by_address { write!(f, "{:016x}", self.id) } else { write!(f, "{}", self.id) }
+    }
+}
+
+impl fmt::Debug for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
