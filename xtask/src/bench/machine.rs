@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Length of a tick of the processor counters: 100 per second on every Linux that is in use.
-const TICKS_PER_SECOND: f64 = 100.0;
+use crate::e2e::process::{TICKS_PER_SECOND, process_ticks};
 
 /// How long each calibration runs.
 const CALIBRATION: Duration = Duration::from_secs(1);
@@ -177,20 +176,6 @@ fn busy_ticks_in(line: &str) -> Option<u64> {
     Some(ticks.iter().take(8).sum::<u64>() - ticks.get(3)? - ticks.get(4)?)
 }
 
-/// Ticks of a process and of the children that it has waited for.
-fn process_ticks(id: &str) -> (u64, u64) {
-    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    process_ticks_in(&text).unwrap_or((0, 0))
-}
-
-fn process_ticks_in(text: &str) -> Option<(u64, u64)> {
-    // The name in parentheses may hold blanks; the fields that follow it are numbers.
-    let (_, fields) = text.rsplit_once(')')?;
-    let fields = fields.split_whitespace().collect::<Vec<_>>();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some((field(14)? + field(15)?, field(16)? + field(17)?))
-}
-
 fn resident_bytes(id: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -204,11 +189,6 @@ mod tests {
     #[test]
     fn counters_are_read_from_the_fields_that_hold_them() {
         assert_eq!(busy_ticks_in("cpu  10 1 5 1000 50 2 3 4 0 0"), Some(25));
-        let mut stat = "42 (a name) S".to_owned();
-        for number in 4..=20 {
-            stat.push_str(&format!(" {number}"));
-        }
-        assert_eq!(process_ticks_in(&stat), Some((29, 33)));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! `cargo xtask e2e`: real processes on loopback ports, real faults, and a verdict that is reached through
 //! the command line only.
 //!
-//! [`scenarios`] tell the stories; [`cluster`] and [`process`] own what was started, [`clients`] put load
-//! on it, [`cli`] asks it, [`assertions`] judge what is left and [`report`] says so. Everything a run
-//! writes is under `e2e/` in the build directory; a run that holds removes it, one that does not names it.
+//! [`scenarios`] tell the stories, [`cita`] those of a CITA-Cloud chain; [`cluster`] and [`process`] own what
+//! was started, [`clients`] put load on it, [`cli`] asks it, [`assertions`] judge what is left and [`report`]
+//! says so. Everything a run writes is under `e2e/` in the build directory; a run that holds removes it, one
+//! that does not names it.
 
 mod assertions;
+mod cita;
 pub(crate) mod cli;
 mod clients;
 pub(crate) mod cluster;
@@ -35,7 +37,8 @@ Examples:
   cargo xtask e2e --keep                   the same, and the cluster stays up
   cargo xtask e2e --rounds 20 --no-build   twenty times at other moments; median time to the next block
   cargo xtask e2e --power-cut              all four nodes killed at once
-  cargo xtask e2e --input payments.txt     your own transactions, one per line"
+  cargo xtask e2e --input payments.txt     your own transactions, one per line
+  cargo xtask e2e cita                     the consensus service of a CITA-Cloud chain, all stories"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -54,6 +57,8 @@ enum Scenario {
     Restart(scenarios::restart::Options),
     /// Makes the mistakes that people make, and checks what they are told
     Mistakes(scenarios::mistakes::Options),
+    /// A CITA-Cloud chain: the consensus service between stand-ins for controller and network
+    Cita(cita::Options),
 }
 
 /// What every scenario stands on.
@@ -72,11 +77,22 @@ pub(crate) struct Stage {
 impl Stage {
     /// Builds the server and the command line, unless they are to be used as they are.
     pub(crate) fn build(workspace: &Workspace, profile: Profile, no_build: bool) -> Result<Self> {
+        Self::build_with(workspace, profile, no_build, &[])
+    }
+
+    /// The same with further packages.
+    fn build_with(
+        workspace: &Workspace,
+        profile: Profile,
+        no_build: bool,
+        packages: &[&str],
+    ) -> Result<Self> {
         let interrupt = Interrupt::install()?;
         if !no_build {
             setup::ensure(workspace)?;
             let mut command = workspace.cargo();
             command.args(["build", "-p", "consensus-server", "-p", "consensus-cli"]);
+            command.args(packages.iter().flat_map(|package| ["-p", *package]));
             if profile == Profile::Release {
                 command.arg("--release");
             }
@@ -152,19 +168,31 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         None => arguments.no_build,
         Some(Scenario::Restart(options)) => options.no_build,
         Some(Scenario::Mistakes(options)) => options.no_build,
+        Some(Scenario::Cita(options)) => options.no_build,
     };
-    let stage = Stage::build(workspace, Profile::Dev, no_build)?;
+    let packages: &[&str] = match &arguments.scenario {
+        Some(Scenario::Cita(_)) => &["cita-peers"],
+        _ => &[],
+    };
+    let profile = match &arguments.scenario {
+        Some(Scenario::Cita(options)) => options.profile(),
+        _ => Profile::Dev,
+    };
+    let stage = Stage::build_with(workspace, profile, no_build, packages)?;
     match &arguments.scenario {
         None => scenarios::default::run(&stage, &arguments.default),
         Some(Scenario::Restart(options)) => scenarios::restart::run(&stage, options),
         Some(Scenario::Mistakes(options)) => scenarios::mistakes::run(&stage, options),
+        Some(Scenario::Cita(options)) => cita::run(&stage, options),
     }
 }
 
-/// What continuous integration runs: the default scenario once, all nodes killed once, the mistakes.
+/// What continuous integration runs: the default scenario once, all nodes killed once, the mistakes, a short
+/// story of a CITA-Cloud chain.
 pub(crate) fn smoke(workspace: &Workspace) -> Result<()> {
-    let stage = Stage::build(workspace, Profile::Dev, false)?;
+    let stage = Stage::build_with(workspace, Profile::Dev, false, &["cita-peers"])?;
     scenarios::default::run(&stage, &scenarios::default::Options::one_round(false))?;
     scenarios::default::run(&stage, &scenarios::default::Options::one_round(true))?;
-    scenarios::mistakes::run(&stage, &scenarios::mistakes::Options { seed: None, no_build: true })
+    scenarios::mistakes::run(&stage, &scenarios::mistakes::Options { seed: None, no_build: true })?;
+    cita::run(&stage, &cita::Options::short())
 }

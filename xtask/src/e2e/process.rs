@@ -17,6 +17,9 @@ use crate::workspace::shown;
 /// How often a process is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(5);
 
+/// Length of a tick of the processor counters: 100 per second on every Linux that is in use.
+pub(crate) const TICKS_PER_SECOND: f64 = 100.0;
+
 /// A running process, or one that has ended and not been replaced.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -78,9 +81,23 @@ impl Process {
 
     /// Sends SIGTERM and does not wait.
     pub(crate) fn send_terminate(&mut self) -> Result<()> {
+        self.signal(Signal::TERM, "SIGTERM")
+    }
+
+    /// Lets it stand still, with its connections open.
+    pub(crate) fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::STOP, "SIGSTOP")
+    }
+
+    /// Lets it go on after [`Process::freeze`].
+    pub(crate) fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::CONT, "SIGCONT")
+    }
+
+    fn signal(&mut self, signal: Signal, name: &str) -> Result<()> {
         self.expect_running()?;
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id of 0")?;
-        kill_process(id, Signal::TERM).with_context(|| format!("SIGTERM to {}", self.name))
+        kill_process(id, signal).with_context(|| format!("{name} to {}", self.name))
     }
 
     /// Waits until it ends; `None` when `limit` has passed.
@@ -103,6 +120,12 @@ impl Process {
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
         let kib = line.split_whitespace().nth(1)?.parse::<u64>().ok()?;
         Some(kib * 1024)
+    }
+
+    /// Processor time that it has used, where the system tells.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let (ticks, _) = process_ticks(&self.child.id().to_string());
+        Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND)
     }
 
     /// Lets it run on after this command ends.
@@ -135,9 +158,32 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
+/// Ticks of a process and of the children that it has waited for; 0 where the system does not tell.
+pub(crate) fn process_ticks(id: &str) -> (u64, u64) {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    process_ticks_in(&text).unwrap_or((0, 0))
+}
+
+fn process_ticks_in(text: &str) -> Option<(u64, u64)> {
+    // The name in parentheses may hold blanks; the fields that follow it are numbers.
+    let (_, fields) = text.rsplit_once(')')?;
+    let fields = fields.split_whitespace().collect::<Vec<_>>();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some((field(14)? + field(15)?, field(16)? + field(17)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_are_read_from_the_fields_that_hold_them() {
+        let mut stat = "42 (a name) S".to_owned();
+        for number in 4..=20 {
+            stat.push_str(&format!(" {number}"));
+        }
+        assert_eq!(process_ticks_in(&stat), Some((29, 33)));
+    }
 
     fn shell(script: &str) -> (Process, tempfile::TempDir) {
         let directory = tempfile::tempdir().expect("a directory");

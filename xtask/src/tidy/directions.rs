@@ -8,12 +8,13 @@ use super::source::Source;
 use super::{Finding, occurrences};
 
 /// The workspace's own crates that each crate may depend on.
-const CRATES: [(&str, &[&str]); 5] = [
+const CRATES: [(&str, &[&str]); 6] = [
     ("consensus-proto", &[]),
     ("consensus-core", &["consensus-proto"]),
     ("consensus-server", &["consensus-core", "consensus-proto"]),
     ("consensus-cli", &["consensus-core", "consensus-proto"]),
     ("xtask", &[]),
+    ("cita-peers", &["consensus-proto"]),
 ];
 
 /// Foreign crates that a crate must not depend on, tests aside.
@@ -121,7 +122,11 @@ pub(super) fn crates(metadata: &Value) -> Result<Vec<Finding>> {
 }
 
 fn crate_finding(name: &str, message: String) -> Finding {
-    let directory = if name == "consensus-proto" { "proto" } else { name };
+    let directory = match name {
+        "consensus-proto" => "proto",
+        "cita-peers" => "xtask/peers",
+        name => name,
+    };
     Finding { path: format!("{directory}/Cargo.toml"), line: 0, rule: "crates", message }
 }
 
