@@ -68,7 +68,7 @@ fn tests(workspace: &Workspace) -> Result<()> {
     let has_nextest = workspace::output(workspace.cargo().args(["nextest", "--version"])).is_ok();
     let mut command = workspace.cargo();
     if has_nextest {
-        command.args(["nextest", "run", "--no-tests=pass", "--status-level=fail"]);
+        command.args(["nextest", "run", "--no-tests=pass", "--status-level=retry"]);
     } else {
         command.args(["test", "--quiet", "--lib", "--bins", "--tests"]);
     }

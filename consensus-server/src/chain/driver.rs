@@ -199,11 +199,15 @@ impl Driver {
         Next::Stop
     }
 
+    /// Publishes the status, if it is another one: nobody is woken by a tick at rest.
     fn publish(&mut self, now: Instant) {
         self.published = now;
-        let status = Arc::new(self.replica.status());
-        self.observer.status(&status);
-        self.status.send_replace(status);
+        let status = self.replica.status();
+        if **self.status.borrow() != status {
+            let status = Arc::new(status);
+            self.observer.status(&status);
+            self.status.send_replace(status);
+        }
     }
 
     /// Publishes the halt and refuses what waits.

@@ -15,8 +15,9 @@ use super::{EXIT_USAGE, serve, told};
 pub(super) const NAME: &str = "consensus";
 /// The configuration, unless it is named.
 const CONFIG: &str = "config.toml";
-/// Threads of the runtime at most: the service shares its host with four others.
-const WORKER_THREADS_MAX: usize = 4;
+/// Threads of the runtime. Nothing in the service computes for long or waits for a disk on it, blocks come one
+/// after the other, and threads that wake each other for every call would be a third of its cost.
+const WORKER_THREADS: usize = 1;
 
 /// CITA-Cloud's consensus service: takes proposals from the controller, agrees on them with the other
 /// validators by Raft, and has the controller commit them.
@@ -135,9 +136,8 @@ impl Run {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let serving = consensus_server::cita::run(config, log.clone());
-        match serve(cores.clamp(2, WORKER_THREADS_MAX), &log, serving) {
+        match serve(WORKER_THREADS, &log, serving) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 // Whoever started it sees no file.

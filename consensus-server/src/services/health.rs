@@ -14,7 +14,7 @@ use tonic_health::server::HealthReporter;
 use crate::ops::OpsView;
 
 /// Readiness depends on time as well as on events, so it is looked at again this often.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Keeps the reporter truthful, until the node stops: then everything is reported as not serving. `chain` is
 /// a further name of readiness.

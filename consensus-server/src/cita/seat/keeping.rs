@@ -3,7 +3,7 @@
 use super::*;
 
 /// How often the group is looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After this long without a leader the others are asked what has become of them.
 const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 /// A newcomer to whom nobody sends a snapshot for this long starts anew.
