@@ -1,6 +1,17 @@
 //! With a store: whether the group still has a place for this node, and a chance.
 
-use super::*;
+use std::time::{Duration, Instant};
+
+use consensus_core::ids::{NodeId, StoreIncarnation};
+use consensus_core::replica::{Role, Status};
+use consensus_proto::cita::exchange as wire;
+use tokio::sync::mpsc;
+
+use super::{ASK_EVERY, ASK_SELDOM, Keeper};
+use crate::chain::ChainHandle;
+use crate::cita::founding::{Chance, LostGroup, superseded};
+use crate::config::cita::address::Short;
+use crate::transport::cita::{GroupId, Letter, Mail};
 
 /// How often the group is looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -50,8 +61,7 @@ impl Keeper {
         letters: &mpsc::Sender<Letter>,
     ) -> Option<String> {
         let mut watch = Watch::new(group);
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look_at = tokio::time::Instant::now();
         loop {
             let reason = tokio::select! {
                 () = self.seat.stop.cancelled() => return None,
@@ -61,7 +71,12 @@ impl Keeper {
                     let _ = letters.try_send(letter);
                     reason
                 }
-                _ = looks.tick() => self.look_after(&mut watch, &handle.status()),
+                () = tokio::time::sleep_until(look_at) => {
+                    let status = handle.status();
+                    let is_newcomer = status.voters.is_empty();
+                    look_at = tokio::time::Instant::now() + if is_newcomer { ASK_EVERY } else { LOOK_EVERY };
+                    self.look_after(&mut watch, &status)
+                }
             };
             if reason.is_some() {
                 return reason;

@@ -111,7 +111,8 @@ impl<'a> Play<'a> {
 
     /// The same with a time.
     pub(super) fn expect_within(&mut self, what: &str, took: Duration, limit: Duration) {
-        self.measured(what, milliseconds(took), Unit::Milliseconds, Bound::AtMost(milliseconds(limit)));
+        let limit = milliseconds(limit * self.telling.allowance);
+        self.measured(what, milliseconds(took), Unit::Milliseconds, Bound::AtMost(limit));
     }
 
     /// Takes a time into the table that nothing is asked of.

@@ -1,6 +1,20 @@
 //! What only a leader decides: members, blocks, the giving up of one, and whether another should lead.
 
-use super::*;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use consensus_core::ids::NodeId;
+use consensus_core::replica::{Control, MembershipChange, Proposal, Status};
+use consensus_proto::cita::exchange as wire;
+use futures_util::FutureExt;
+
+use super::{Done, Task};
+use crate::application::controller::desk::{Promise, Stuck};
+use crate::application::controller::membership::{self, Present, Step};
+use crate::application::controller::proposer::{self, Action};
+use crate::application::controller::{Command, agreement, voiding};
+use crate::config::cita::address::Short;
+use crate::transport::cita::Mail;
 
 /// How long new validators are waited for before the next height is proposed under the old membership.
 const NEWCOMERS_PATIENCE: Duration = Duration::from_millis(1000);
