@@ -22,6 +22,7 @@ mod effect;
 mod election_clock;
 mod event;
 mod gate;
+mod idle;
 mod leadership;
 mod log_view;
 mod membership;

@@ -232,10 +232,15 @@ impl Replica {
 
     /// What needs no sync and found no synced write to ride with.
     pub(super) fn persist_lazily(&mut self, effects: &mut Effects) {
-        if self.applied_pending || self.rounds.commit_pending {
+        if self.has_lazy_write() {
             let batch = self.lazy_batch();
             effects.push(Effect::Persist { batch });
         }
+    }
+
+    /// Whether there is something that the next tick writes.
+    pub(super) fn has_lazy_write(&self) -> bool {
+        self.applied_pending || self.rounds.commit_pending
     }
 
     /// A batch that needs no sync, with the newest promises and the applied index.

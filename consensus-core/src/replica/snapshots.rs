@@ -46,6 +46,11 @@ impl Snapshots {
             }
         }
     }
+
+    /// Whether one was sent and may have got lost.
+    pub(super) fn await_news(&self) -> bool {
+        !self.sent.is_empty()
+    }
 }
 
 impl Replica {

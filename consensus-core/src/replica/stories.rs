@@ -15,6 +15,7 @@ use crate::storage::memory::MemoryStore;
 use crate::storage::{ConfState, Identity, LogWriter, WriteBatch};
 
 mod acknowledgements;
+mod idle;
 mod newcomers;
 
 /// A replica whose disk, application and peers are played by the test.

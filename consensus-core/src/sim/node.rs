@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::application::{Application, Submission};
 use super::disk::Disk;
 use super::image::LogImage;
-use super::invariants::Promises;
+use super::invariants::{Promises, Verdict, Violation};
 use super::swarm::Swarm;
 use crate::ids::{ChainId, Ticket};
 use crate::replica::{Effects, Event, Proposal, Replica, ReplicaConfig, SnapshotPolicy, Status};
@@ -169,7 +169,12 @@ impl Running {
     }
 
     /// One round of the driver: everything that has arrived, then one flush. Effects are in `effects`.
-    pub fn round(&mut self) {
+    ///
+    /// # Errors
+    /// When the replica could be left alone, as it said, and was not.
+    pub fn round(&mut self) -> Verdict {
+        let idle_ticks = self.replica.idle_ticks();
+        let only_tick = self.persisted.is_empty() && matches!(self.inbox.make_contiguous(), [Event::Tick]);
         for number in self.persisted.drain(..) {
             self.replica.handle(Event::Persisted { number }, &mut self.effects);
         }
@@ -179,6 +184,11 @@ impl Running {
         self.tick_due = false;
         self.replica.flush(&mut self.effects);
         self.status = self.replica.status();
+        if only_tick && idle_ticks > 1 && !self.effects.is_empty() {
+            let detail = format!("tick 1 of {idle_ticks} led to {:?}", self.effects);
+            return Err(Violation::new("I1 idle ticks have no effects", detail));
+        }
+        Ok(())
     }
 
     /// A ticket for a question.

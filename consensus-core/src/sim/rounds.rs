@@ -30,7 +30,7 @@ impl Cluster {
             return Ok(());
         }
         running.round_due = false;
-        running.round();
+        running.round()?;
         running.busy_until_us = now_us + self.rounds[node].exponential(self.swarm.latencies.round_mean_us);
         let mut effects = std::mem::take(&mut running.effects);
         self.counters.rounds += 1;

@@ -155,7 +155,7 @@ impl ChainMetrics {
         })
     }
 
-    /// How long ago the driver turned over. It does so with every tick at least.
+    /// How long ago the driver turned over. It does so once a second or a tick, whichever is longer, at least.
     pub fn stalled(&self) -> Duration {
         let last = Duration::from_millis(self.turned_over_ms.load(Ordering::Relaxed));
         self.created.elapsed().saturating_sub(last)
