@@ -91,6 +91,13 @@ pub struct Status {
     pub peers: Vec<PeerProgress>,
 }
 
+impl Status {
+    /// Whether a node is a voter or a learner.
+    pub fn is_member(&self, id: NodeId) -> bool {
+        self.voters.contains(&id.get()) || self.learners.contains(&id.get())
+    }
+}
+
 impl Replica {
     /// The state as plain data.
     pub fn status(&self) -> Status {

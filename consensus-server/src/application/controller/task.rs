@@ -384,12 +384,7 @@ impl Task {
         match mail {
             Mail::Hello(hello) => {
                 let present = Present { store: incarnation, joined: ours, seated: hello.seated && ours };
-                if self.present.len() >= PRESENT_MAX {
-                    self.forget_absent(now);
-                }
-                if self.present.len() < PRESENT_MAX {
-                    self.present.insert(from, (present, now));
-                }
+                self.on_present(from, present, now);
             }
             // Whoever is in another group may agree on other blocks there.
             _ if !ours => {}

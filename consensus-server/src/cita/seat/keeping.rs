@@ -120,11 +120,11 @@ impl Keeper {
             self.seat.exchange.mail(from, Mail::Founding(founding.clone()));
         }
         if !hello.reply {
-            let (seated, led) = (is_member(status, self.own), self.seat.view.leader_of(status).is_some());
+            let (seated, led) = (status.is_member(self.own), self.seat.view.leader_of(status).is_some());
             let answer = wire::Hello { reply: true, seated, led, ..self.hello(&self.known()) };
             self.seat.exchange.mail(from, Mail::Hello(answer));
         }
-        let stray = hello.seated && letter.group == Some(watch.group) && !is_member(status, from);
+        let stray = hello.seated && letter.group == Some(watch.group) && !status.is_member(from);
         if stray && status.role == Role::Leader {
             let dismissal = wire::Dismissal { index: status.applied };
             self.seat.exchange.mail(from, Mail::Dismissal(dismissal));
@@ -151,7 +151,7 @@ impl Keeper {
             self.greet(watch, &self.known().validators, status, now);
             return None;
         }
-        if !is_member(status, self.own) {
+        if !status.is_member(self.own) {
             return Some("this node is no member any more".to_owned());
         }
         if now.duration_since(watch.leader_at) < LEADERLESS_MAX {
@@ -189,7 +189,7 @@ impl Keeper {
     }
 
     fn greet(&self, watch: &mut Watch, to: &[NodeId], status: &Status, now: Instant) {
-        let (seated, led) = (is_member(status, self.own), self.seat.view.leader_of(status).is_some());
+        let (seated, led) = (status.is_member(self.own), self.seat.view.leader_of(status).is_some());
         let pause = if seated { ASK_SELDOM } else { ASK_EVERY };
         if watch.greeted_at.is_some_and(|at| now.duration_since(at) < pause) {
             return;
@@ -204,8 +204,4 @@ impl Keeper {
             self.seat.exchange.mail(*id, Mail::Hello(hello.clone()));
         }
     }
-}
-
-fn is_member(status: &Status, id: NodeId) -> bool {
-    status.voters.contains(&id.get()) || status.learners.contains(&id.get())
 }
