@@ -142,8 +142,6 @@ mod marks {
         WrittenLazily,
         /// A change was refused because another one was pending.
         ChangeWhileOneIsPending,
-        /// A change was refused because the former one was in its joint phase.
-        ChangeWhileJoint,
         /// A change was refused because leadership was being handed over.
         ChangeDuringTransfer,
         /// A leader was asked to take itself out.
@@ -248,6 +246,8 @@ mod marks {
         CrashLostSomeAndKeptSome,
         /// A sync took longer than an election timeout.
         SyncLongerThanAnElection,
+        /// An application was behind its store after a restart, and took what it had lost from the log.
+        ApplicationBehindAtStart,
         /// An application was ahead of its store after a restart.
         ApplicationAheadAtStart,
     }

@@ -73,7 +73,6 @@ impl Replica {
             return refused("another change is pending");
         }
         if self.is_joint() {
-            reach!(ChangeWhileJoint);
             return refused("the former change is still in its joint phase");
         }
         if self.raw.raft.lead_transferee.is_some() {
