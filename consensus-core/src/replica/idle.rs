@@ -12,7 +12,7 @@ impl Replica {
     /// no effects: they may be handed in later, all at once, but before anything else is. `u64::MAX`: only
     /// other events matter.
     pub fn idle_ticks(&self) -> u64 {
-        if self.halted.is_some() || matches!(self.phase, Phase::Removed) {
+        if self.halted.is_some() {
             return u64::MAX;
         }
         if self.has_deadlines() {

@@ -10,6 +10,7 @@ use raft::eraftpb::{Entry, MessageType};
 use super::{Effect, Effects, Message, Outcome, Proposal, Refusal};
 use crate::ids::{NodeId, Ticket};
 use crate::limits::Limits;
+use crate::reach::reach;
 use crate::storage::LogEntry;
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,7 @@ impl Proposals {
             return Err((proposal.ticket, refusal));
         }
         if self.gathered_bytes + self.in_flight_bytes + bytes > limits.uncommitted_bytes_max {
+            reach!(UncommittedBytesFull);
             let refusal =
                 Refusal::Overloaded { what: "uncommitted bytes", bound: limits.uncommitted_bytes_max };
             return Err((proposal.ticket, refusal));
@@ -74,6 +76,7 @@ impl Proposals {
         for proposal in std::mem::take(&mut self.gathered) {
             let size = proposal.data.len() as u64;
             if bytes + size > append_bytes_max && !entries.is_empty() {
+                reach!(ProposalsInTwoMessages);
                 out.push((propose(node, std::mem::take(&mut entries)), std::mem::take(&mut tickets)));
                 bytes = 0;
             }
@@ -119,6 +122,7 @@ impl Proposals {
     /// Leadership is lost: what is not committed may still be, but nobody here will know by its ticket.
     pub(super) fn lost(&mut self, leader: Option<NodeId>, effects: &mut Effects) {
         for own in self.in_flight.drain(..) {
+            reach!(ProposalsLost);
             fail(own.ticket, Refusal::LeadershipLost { leader }, effects);
         }
         for proposal in self.gathered.drain(..) {

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::proposals::fail;
 use super::{Effect, Effects, Outcome, Refusal};
 use crate::ids::{NodeId, Ticket};
+use crate::reach::reach;
 
 #[derive(Debug)]
 pub(super) struct Reads {
@@ -110,6 +111,7 @@ impl Reads {
             .map(|(ticket, _)| ticket)
             .collect();
         self.count -= tickets.len();
+        reach!(ReadLostWithLeadership, !tickets.is_empty());
         for ticket in tickets {
             fail(ticket, Refusal::NotLeader { leader }, effects);
         }
@@ -126,6 +128,7 @@ impl Reads {
 
 fn keep(ticket: Ticket, deadline: u64, now: u64, late: &mut Vec<Ticket>) -> bool {
     if deadline <= now {
+        reach!(ReadExpired);
         late.push(ticket);
     }
     deadline > now

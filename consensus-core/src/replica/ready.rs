@@ -18,6 +18,7 @@ use raft::Ready;
 use raft::eraftpb::MessageType;
 
 use super::{CommittedEntry, Effect, Effects, Halt, Installing, Message, Phase, Replica};
+use crate::reach::reach;
 use crate::storage::{Applied, HardState, LogEntry, Snapshot, WriteBatch};
 
 /// The same acknowledgement leaves again after this long.
@@ -81,6 +82,7 @@ impl Acknowledged {
             }
             let same = (message.to, message.term, message.index) == (self.to, self.term, self.index);
             if same && tick < self.tick + REPEAT_TICKS {
+                reach!(AcknowledgementNotRepeated);
                 return false;
             }
             let Message { to, term, index, .. } = *message;
@@ -140,15 +142,18 @@ impl Replica {
             if self.rounds.len() >= self.config.limits.unpersisted_rounds_max
                 || self.rounds.bytes >= self.config.limits.unpersisted_bytes_max
             {
+                reach!(WriterQueueFull);
                 break;
             }
             if self.raw.snap().is_some() && !self.rounds.is_empty() {
+                reach!(SnapshotWaitedForRounds);
                 break;
             }
             let full = self.backlog.bytes() >= self.config.limits.apply_backlog_bytes_max;
             self.raw.mut_store().set_hold_back(full);
             let ready = self.raw.ready();
             if full && is_empty(&ready) {
+                reach!(CommittedHeldBack);
                 self.raw.advance_append_async(ready);
                 break;
             }
@@ -176,6 +181,7 @@ impl Replica {
         let mut held = ready.take_persisted_messages();
         self.snapshots.note_sent(&early, self.ticks);
         if !self.promises_durable() {
+            reach!(LeaderHeldItsTongue, !early.is_empty());
             // A leader may speak in its term only when the term and its vote for itself are durable.
             held.append(&mut early);
         }
@@ -185,6 +191,7 @@ impl Replica {
             self.persist(number, entries, held, effects);
             self.raw.advance_append_async(ready);
         } else if let Some(last) = self.rounds.list.back_mut() {
+            reach!(ReadyRodeOnEarlierWrite, !held.is_empty());
             last.report = number;
             last.held.append(&mut held);
             send(early, effects);
@@ -207,6 +214,8 @@ impl Replica {
     fn persist(&mut self, number: u64, entries: Vec<LogEntry>, held: Vec<Message>, effects: &mut Effects) {
         let replaced = self.raw.mut_store().append(&entries);
         if replaced.is_some() {
+            reach!(TailReplaced);
+            reach!(TailReplacedUnderWay, self.rounds.list.iter().any(|round| round.first.is_some()));
             self.rounds.barrier = number;
         }
         let mut batch = WriteBatch::new(self.chain);
@@ -233,6 +242,7 @@ impl Replica {
     /// What needs no sync and found no synced write to ride with.
     pub(super) fn persist_lazily(&mut self, effects: &mut Effects) {
         if self.has_lazy_write() {
+            reach!(WrittenLazily);
             let batch = self.lazy_batch();
             effects.push(Effect::Persist { batch });
         }
@@ -273,6 +283,7 @@ impl Replica {
             self.raw.on_persist_ready(durable.report);
             self.pin();
         }
+        reach!(NoticeWithheld, durable.report > 0 && durable.report < self.rounds.barrier);
         let mut released = durable.released;
         self.rounds.acknowledged.drop_repetitions(&mut released, self.ticks);
         send(released, effects);
@@ -309,6 +320,7 @@ impl Replica {
         let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(LogEntry::from).collect();
         let mut held = ready.take_messages();
         held.append(&mut ready.take_persisted_messages());
+        reach!(SnapshotReplacedLongerLog, self.handed_out > 0);
         self.raw.mut_store().install(&snapshot);
         self.raw.mut_store().append(&entries);
         let mut batch = WriteBatch::new(self.chain);

@@ -4,6 +4,7 @@ use raft::{ProgressState, StateRole};
 
 use super::{Phase, Replica};
 use crate::ids::NodeId;
+use crate::storage::ConfState;
 
 /// What a replica is in its chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -127,6 +128,11 @@ impl Replica {
             halted: self.halted.clone(),
             peers: self.peer_progress(),
         }
+    }
+
+    /// The membership that it goes by, as of its applied index, with the halves of a joint phase apart.
+    pub fn conf_state(&self) -> &ConfState {
+        self.raw.store().conf_state()
     }
 
     fn peer_progress(&self) -> Vec<PeerProgress> {

@@ -8,6 +8,7 @@ use raft::{ProgressState, StateRole};
 use super::proposals::fail;
 use super::{Effect, Effects, Outcome, Refusal, Replica};
 use crate::ids::{NodeId, Ticket};
+use crate::reach::reach;
 
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -53,14 +54,20 @@ impl Replica {
 
     fn check_target(&self, id: u64) -> Result<u64, Refusal> {
         let refused = |why: &str| Err(Refusal::Transfer(format!("node {id} {why}")));
-        let Some(progress) = self.raw.raft.prs().get(id) else { return refused("is not a member") };
+        let Some(progress) = self.raw.raft.prs().get(id) else {
+            reach!(TransferToNobody);
+            return refused("is not a member");
+        };
         if !self.is_voter(id) {
+            reach!(TransferToLearner);
             return refused("is not a voter");
         }
         if !progress.recent_active {
+            reach!(TransferToSilentNode);
             return refused("was not heard within an election timeout");
         }
         if progress.state == ProgressState::Snapshot {
+            reach!(TransferToNodeInSnapshot);
             return refused("is receiving a snapshot");
         }
         Ok(id)
@@ -92,6 +99,8 @@ impl Replica {
         } else {
             return;
         };
+        reach!(TransferDone, leader == transfer.target);
+        reach!(TransferTooSlow, leader != transfer.target && raft.term == transfer.term);
         let ticket = transfer.ticket;
         self.transfer = None;
         if self.raw.raft.state == StateRole::Leader {

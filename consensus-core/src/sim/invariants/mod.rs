@@ -4,6 +4,7 @@
 //! contradiction. All of them take constant time per observation (amortised).
 
 mod acknowledged_once;
+mod agreed_membership;
 mod apply_order;
 mod durable_before_heard;
 mod durable_quorum;
@@ -13,21 +14,25 @@ mod one_content_per_position;
 mod one_leader_per_term;
 mod one_vote_per_term;
 mod ordered_and_bounded;
+mod silent_outsiders;
 
 use std::fmt;
 
 pub use acknowledged_once::{AcknowledgedOnce, Acknowledgement};
+pub use agreed_membership::AgreedMembership;
 pub use apply_order::ApplyOrder;
 pub use durable_before_heard::DurableBeforeHeard;
-pub use durable_quorum::DurableQuorum;
+pub use durable_quorum::{DurableQuorum, is_majority};
 pub use fresh_reads::FreshReads;
 pub use monotonic::{Monotonic, Promises};
 pub use one_content_per_position::{CanonicalBlock, OneContentPerPosition};
 pub use one_leader_per_term::OneLeaderPerTerm;
 pub use one_vote_per_term::OneVotePerTerm;
 pub use ordered_and_bounded::OrderedAndBounded;
+pub use silent_outsiders::{SilentOutsiders, is_named};
 
 use crate::limits::Limits;
+use crate::storage::ConfState;
 
 /// Something that must never be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +76,10 @@ pub struct Invariants {
     pub ordered_and_bounded: OrderedAndBounded,
     /// S10.
     pub apply_order: ApplyOrder,
+    /// S12.
+    pub agreed_membership: AgreedMembership,
+    /// S13.
+    pub silent_outsiders: SilentOutsiders,
     /// S14.
     pub fresh_reads: FreshReads,
     /// D1.
@@ -80,16 +89,19 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// For a cluster of this many nodes, so many of them voters, with these bounds.
-    pub fn new(nodes: usize, voters: usize, limits: &Limits) -> Self {
+    /// For a cluster of this many nodes that begins with these members and so many entries, with these bounds.
+    pub fn new(nodes: usize, founders: &ConfState, entries: u64, limits: &Limits) -> Self {
+        let members = founders.voters.len() + founders.learners.len();
         Self {
             one_leader_per_term: OneLeaderPerTerm::default(),
-            one_content_per_position: OneContentPerPosition::default(),
-            durable_quorum: DurableQuorum::new(voters),
+            one_content_per_position: OneContentPerPosition::new(entries),
+            durable_quorum: DurableQuorum,
             monotonic: Monotonic::new(nodes),
             one_vote_per_term: OneVotePerTerm::default(),
             ordered_and_bounded: OrderedAndBounded::new(limits),
             apply_order: ApplyOrder::new(nodes),
+            agreed_membership: AgreedMembership::new(nodes, founders),
+            silent_outsiders: SilentOutsiders::new(members, nodes - members),
             fresh_reads: FreshReads::default(),
             durable_before_heard: DurableBeforeHeard,
             acknowledged_once: AcknowledgedOnce::default(),
