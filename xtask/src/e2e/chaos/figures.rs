@@ -10,15 +10,21 @@ use crate::e2e::report::{median_and_max, spoken_precisely};
 /// What was measured; status is asked for ten times a second, which bounds the precision.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
-    progress: BTreeMap<Kind, Vec<Duration>>,
+    gaps: BTreeMap<Kind, Vec<Duration>>,
+    stepped_down: Vec<Duration>,
     next: Vec<Duration>,
     whole: Vec<Duration>,
 }
 
 impl Figures {
-    /// From the fault to the first commit that was not under way before it, among those not hit.
-    pub(crate) fn progress(&mut self, kind: Kind, after: Duration) {
-        self.progress.entry(kind).or_default().push(after);
+    /// Longest time without a commit among those not hit, while a fault lasted.
+    pub(crate) fn gap(&mut self, kind: Kind, longest: Duration) {
+        self.gaps.entry(kind).or_default().push(longest);
+    }
+
+    /// From the moment a leader was cut off to the first time that it was seen not to lead.
+    pub(crate) fn stepped_down(&mut self, after: Duration) {
+        self.stepped_down.push(after);
     }
 
     /// From the end of an episode to the next commit anywhere, and to a cluster that is whole.
@@ -32,16 +38,20 @@ impl fmt::Display for Figures {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |durations: &[Duration]| {
             let both = median_and_max(&mut durations.to_vec());
-            both.map_or_else(String::new, |(median, max)| {
-                format!("{:>8} (median) {:>8} (longest)", spoken_precisely(median), spoken_precisely(max))
-            })
+            both.map_or_else(
+                || "      not measured".to_owned(),
+                |(median, max)| {
+                    format!("{:>8} (median) {:>8} (longest)", spoken_precisely(median), spoken_precisely(max))
+                },
+            )
         };
-        for (kind, durations) in &self.progress {
+        for (kind, durations) in &self.gaps {
             let name = kind.to_string();
-            writeln!(formatter, "  {name:<16} others went on after {}", text(durations))?;
+            writeln!(formatter, "  {name:<16} longest gap of others    {}", text(durations))?;
         }
-        writeln!(formatter, "  {:<16} next commit after     {}", "healed", text(&self.next))?;
-        write!(formatter, "  {:<16} cluster whole after   {}", "healed", text(&self.whole))
+        writeln!(formatter, "  {:<16} old leader stepped down  {}", "cut off", text(&self.stepped_down))?;
+        writeln!(formatter, "  {:<16} next commit after        {}", "healed", text(&self.next))?;
+        write!(formatter, "  {:<16} cluster whole after      {}", "healed", text(&self.whole))
     }
 }
 
@@ -53,7 +63,7 @@ mod tests {
     fn figures_are_told_by_kind_with_median_and_longest() {
         let mut figures = Figures::default();
         for ms in [700, 1500, 900] {
-            figures.progress(Kind::KillLeader, Duration::from_millis(ms));
+            figures.gap(Kind::KillLeader, Duration::from_millis(ms));
         }
         figures.recovery(Duration::from_millis(100), Duration::from_millis(2300));
         let text = figures.to_string();

@@ -1,7 +1,7 @@
 //! Undoes what this command has done to the machine, also if it is killed.
 //!
 //! A shell waits for the end of a pipe that only this process holds. When the pipe ends, whether because the
-//! run is over, has failed or was killed with -9, it runs the commands that it was told, the newest first.
+//! run is over, has failed or was killed with -9, it runs the commands that it was told, the newest first. What they complain about is in its log.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -19,7 +19,7 @@ while IFS= read -r line; do
   list="$line
 $list"
 done
-printf '%s' "$list" | sh -x
+printf '%s' "$list" | sh
 "#;
 
 /// Keeps the promise that nothing is left behind.

@@ -21,7 +21,7 @@ use super::load::{BLOCK_BYTES_MAX, Load};
 use super::network::Network;
 use super::network::namespaces::Namespaces;
 use super::network::proxy::Proxies;
-use super::observer::Observer;
+use super::observer::{Observer, Role};
 use super::schedule::{Episode, Fault};
 use crate::e2e::Stage;
 use crate::e2e::cluster::Cluster;
@@ -91,8 +91,14 @@ struct Held {
     is_alone: bool,
     /// The commit index among those not hit, once what was under way has settled.
     settled: Option<u64>,
-    /// When that index rose first.
-    progress: Option<Duration>,
+    /// Whether that index has risen since.
+    has_progress: bool,
+    /// The commit index among those not hit as it was seen last, and since when it is the same.
+    newest: (u64, Duration),
+    /// Longest time for which it was the same.
+    longest_gap: Duration,
+    /// When a leader that was cut off was first seen not to lead any more.
+    stepped_down: Option<Duration>,
     /// The commit index among those that must not commit, once they are cut off.
     cut_off: Option<u64>,
 }
@@ -218,7 +224,10 @@ impl<'a> Run<'a> {
             is_evident: false,
             is_alone,
             settled: None,
-            progress: None,
+            has_progress: false,
+            newest: (0, Duration::ZERO),
+            longest_gap: Duration::ZERO,
+            stepped_down: None,
             cut_off: None,
         }))
     }
@@ -231,11 +240,18 @@ impl<'a> Run<'a> {
             held.is_evident = true;
         }
         let others = self.injector.others(&held.active.victims);
+        let commit = self.observer.commit(&others);
+        if commit > held.newest.0 {
+            held.newest = (commit, elapsed);
+        }
+        held.longest_gap = held.longest_gap.max(elapsed - held.newest.1);
         if elapsed >= SETTLED {
-            let commit = self.observer.commit(&others);
-            let settled = *held.settled.get_or_insert(commit);
-            if commit > settled && held.progress.is_none() {
-                held.progress = Some(elapsed);
+            held.has_progress |= commit > *held.settled.get_or_insert(commit);
+        }
+        if held.active.kind == Kind::LeaderMinority && held.stepped_down.is_none() {
+            let leads = |id: &u64| self.observer.newest(*id).is_none_or(|seen| seen.role == Role::Leader);
+            if !held.active.victims.iter().any(leads) {
+                held.stepped_down = Some(elapsed);
             }
         }
         if let Some(cut) = self.cut_off(held)
@@ -266,7 +282,7 @@ impl<'a> Run<'a> {
         let elapsed = now - held.began;
         let waits_for_evidence = !held.is_evident && elapsed < EVIDENCE_PATIENCE;
         let is_expected = held.is_alone && held.active.kind.leaves_majority();
-        let waits_for_progress = is_expected && held.progress.is_none() && elapsed < PROGRESS_BOUND;
+        let waits_for_progress = is_expected && !held.has_progress && elapsed < PROGRESS_BOUND;
         Ok(!waits_for_evidence && !waits_for_progress)
     }
 
@@ -286,14 +302,17 @@ impl<'a> Run<'a> {
             }
         }
         if held.is_alone && kind.leaves_majority() {
-            match held.progress {
-                Some(after) => self.figures.progress(kind, after),
-                None => self.chronicle.violation(format!(
+            self.figures.gap(kind, held.longest_gap);
+            if !held.has_progress {
+                self.chronicle.violation(format!(
                     "{kind}: nodes {:?} can talk and have committed nothing for {}",
                     self.injector.others(&held.active.victims),
                     spoken(PROGRESS_BOUND)
-                )),
+                ));
             }
+        }
+        if let Some(after) = held.stepped_down {
+            self.figures.stepped_down(after);
         }
         self.injector.end(held.active, &self.observer)
     }

@@ -15,7 +15,7 @@ use crate::e2e::random::Random;
 const COMBINED_PERCENT: u64 = 50;
 
 /// What an episode takes beside its faults and its rest, to be planned with: detection and recovery.
-const RECOVERY: Duration = Duration::from_secs(3);
+const RECOVERY: Duration = Duration::from_millis(1_500);
 
 /// How long the parts of an episode take, in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ impl Pace {
     /// Long enough for what takes a while to show: keep-alives, back-offs, a stale leader.
     pub(crate) const USUAL: Self = Self { hold_ms_min: 2_000, hold_ms_max: 9_000, rest_ms_max: 3_000 };
     /// For a run of a minute.
-    pub(crate) const QUICK: Self = Self { hold_ms_min: 800, hold_ms_max: 1_500, rest_ms_max: 200 };
+    pub(crate) const QUICK: Self = Self { hold_ms_min: 1_200, hold_ms_max: 2_400, rest_ms_max: 300 };
 }
 
 /// One fault.

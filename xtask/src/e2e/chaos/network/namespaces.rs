@@ -1,6 +1,7 @@
 //! Each node in a network namespace of its own, on one bridge, with a packet filter at its door.
 //!
-//! Everything has a name that begins with the run's and is removed by the [`Guardian`]. The filters see
+//! The bridge has a namespace of its own too: where the machine's own packet filter looks at bridged packets,
+//! as it does beside Docker, it would drop ours. Everything has a name that begins with the run's and is removed by the [`Guardian`]. The filters see
 //! packets between nodes only; this command and its clients reach every node at any time. There is no delay
 //! here: it would take the kernel's `netem`, which is not everywhere.
 
@@ -17,6 +18,9 @@ use crate::e2e::chaos::guardian::Guardian;
 use crate::e2e::cluster::Site;
 use crate::e2e::random::Random;
 use crate::workspace::output;
+
+/// The name of the bridge in its namespace.
+const BRIDGE: &str = "bridge0";
 
 /// Tries to find a network that nobody uses.
 const NETWORKS_TRIED: u32 = 50;
@@ -46,29 +50,40 @@ impl Namespaces {
     ) -> Result<Self> {
         ensure!(run.len() <= 8, "{run:?} has more than 8 characters");
         let this = Self { run: run.to_owned(), network: unused_network(random)?, count, caught: 0 };
-        let bridge = this.name("br");
-        guardian.at_end(&format!("ip link del {bridge}"))?;
-        ip(&["link", "add", &bridge, "type", "bridge"])?;
-        ip(&["addr", "add", &format!("{}/24", this.host(254)), "dev", &bridge])?;
-        ip(&["link", "set", &bridge, "up"])?;
+        let (switch, host) = (this.name("sw"), this.name("h"));
+        guardian.at_end(&format!("ip netns del {switch}"))?;
+        ip(&["netns", "add", &switch])?;
+        ip(&["-n", &switch, "link", "add", "name", BRIDGE, "type", "bridge"])?;
+        ip(&["-n", &switch, "link", "set", BRIDGE, "up"])?;
+        // Goes with the namespace of its other end, later; the guardian does not wait for that.
+        guardian.at_end(&format!("ip link del {host}"))?;
+        this.plug(&host, &["link", "add", &host])?;
+        ip(&["addr", "add", &format!("{}/24", this.host(254)), "dev", &host])?;
+        ip(&["link", "set", &host, "up"])?;
         for node in 1..=count {
-            this.add(node, &bridge, guardian)?;
+            this.add(node, guardian)?;
         }
         Ok(this)
     }
 
-    fn add(&self, node: u64, bridge: &str, guardian: &mut Guardian) -> Result<()> {
-        let (namespace, outside) = (self.namespace(node), self.name(&format!("v{node}")));
+    fn add(&self, node: u64, guardian: &mut Guardian) -> Result<()> {
+        let namespace = self.namespace(node);
         guardian.at_end(&format!("ip netns del {namespace}"))?;
         ip(&["netns", "add", &namespace])?;
-        ip(&["link", "add", &outside, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
-        ip(&["link", "set", &outside, "master", bridge, "up"])?;
+        self.plug(&self.name(&format!("v{node}")), &["-n", &namespace, "link", "add", "eth0"])?;
         let address = format!("{}/24", self.host(node));
         ip(&["-n", &namespace, "addr", "add", &address, "dev", "eth0"])?;
         for device in ["lo", "eth0"] {
             ip(&["-n", &namespace, "link", "set", device, "up"])?;
         }
         self.filter(node, &BTreeMap::new())
+    }
+
+    /// Makes a cable with `add` at one end and a port of the bridge, of this name, at the other.
+    fn plug(&self, port: &str, add: &[&str]) -> Result<()> {
+        let switch = self.name("sw");
+        ip(&[add, &["type", "veth", "peer", "name", port, "netns", &switch]].concat())?;
+        ip(&["-n", &switch, "link", "set", port, "master", BRIDGE, "up"])
     }
 
     /// Where the nodes run.

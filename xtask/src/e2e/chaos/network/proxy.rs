@@ -181,6 +181,10 @@ impl Shared {
             connections.retain(|connection| !connection.is_ended.load(Ordering::Relaxed));
             connections.push(Arc::clone(&connection));
         }
+        // The link may have been cut while this connection was being made.
+        if self.is_refused() && connection.reset() {
+            self.board.count(Effect::Reset);
+        }
         let (from, to) = self.link;
         let ways = [
             ((from, to), dialer.try_clone()?, target.try_clone()?, true),
@@ -259,11 +263,14 @@ mod tests {
         let target = listener.local_addr().expect("bound");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let proxies = Proxies::start(&[(1, nowhere), (2, target)], 1).expect("start");
-        let dialer = TcpStream::connect(proxies.address(1, 2).expect("exists")).expect("connects");
-        let (accepted, _) = listener.accept().expect("is connected");
-        for stream in [&dialer, &accepted] {
+        let mut dialer = TcpStream::connect(proxies.address(1, 2).expect("exists")).expect("connects");
+        let (mut accepted, _) = listener.accept().expect("is connected");
+        for stream in [&mut dialer, &mut accepted] {
             stream.set_read_timeout(Some(LIMIT)).expect("a time-out");
         }
+        // Once a byte has come through, the proxy knows the connection.
+        dialer.write_all(b"!").expect("sends");
+        received(&mut accepted, 1);
         (proxies, dialer, accepted)
     }
 

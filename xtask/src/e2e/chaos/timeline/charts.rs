@@ -29,15 +29,14 @@ pub(super) fn clients(drawing: &mut Drawing, clients: &[Finished], started_unix_
     };
     let scale = drawing.scale();
     let x = |second: u64| scale.x(Duration::from_millis(second * 1000 + 500));
-    let told = (0..).zip(&latencies).filter(|(_, latencies)| !latencies.is_empty());
-    let told = told.map(|(second, latencies)| (second, median(latencies), latencies.iter().max()));
-    let (mut medians, mut longest) = (Vec::new(), Vec::new());
-    for (second, median, max) in told {
-        medians.push((x(second), y(median)));
-        longest.push((x(second), y(max.copied().unwrap_or(0))));
+    let told = (0..).zip(&latencies).collect::<Vec<(u64, &Vec<u64>)>>();
+    // Where nothing was acknowledged there is nothing to draw, no line either.
+    for run in told.split(|(_, latencies)| latencies.is_empty()).filter(|run| !run.is_empty()) {
+        let longest = run.iter().map(|(second, all)| (x(*second), y(all.iter().max().copied().unwrap_or(0))));
+        let medians = run.iter().map(|(second, all)| (x(*second), y(median(all))));
+        drawing.line("longest", &longest.collect::<Vec<_>>());
+        drawing.line("median", &medians.collect::<Vec<_>>());
     }
-    drawing.line("longest", &longest);
-    drawing.line("median", &medians);
 }
 
 fn median(latencies: &[u64]) -> u64 {
@@ -61,7 +60,33 @@ fn by_second(clients: &[Finished], started_unix_ms: u64, seconds: usize) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::svg::Scale;
     use super::*;
+    use crate::e2e::cli::Receipt;
+    use crate::e2e::clients::Share;
+
+    #[test]
+    fn a_second_without_an_acknowledgement_interrupts_the_lines() {
+        let receipt = |second: u64| Receipt {
+            id: String::new(),
+            outcome: "committed".into(),
+            height: Some(1),
+            index: Some(0),
+            block_hash: None,
+            duplicate: false,
+            latency_us: Some(1),
+            at_ms: second * 1000,
+        };
+        let share = Share { client: "a".into(), lines: Arc::default() };
+        let receipts = [0, 1, 4].map(receipt).to_vec();
+        let client = Finished { share, sent: 3, is_ordered: false, receipts, summary: None, complaint: None };
+        let length = Duration::from_secs(5);
+        let mut drawing = Drawing::new(Scale::of(length));
+        clients(&mut drawing, &[client], 0, length);
+        assert_eq!(drawing.html().matches("class=\"median\"").count(), 2);
+    }
 
     #[test]
     fn the_median_is_the_middle_one() {

@@ -9,6 +9,9 @@ const NAMES: u64 = 92;
 /// Widest drawing, in pixels: a long run is drawn narrower.
 const WIDTH_MAX: f64 = 14_000.0;
 
+/// Room for what is written beside the last moment, in pixels.
+const RIGHT_MARGIN: f64 = 40.0;
+
 /// Pixels of a second, at most.
 const SECOND_MAX: f64 = 14.0;
 
@@ -16,12 +19,15 @@ const SECOND_MAX: f64 = 14.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     second: f64,
+    width: f64,
 }
 
 impl Scale {
     /// For a run of this length.
     pub(super) fn of(length: Duration) -> Self {
-        Self { second: (WIDTH_MAX / length.as_secs_f64().max(1.0)).min(SECOND_MAX) }
+        let seconds = length.as_secs_f64().max(1.0);
+        let second = (WIDTH_MAX / seconds).min(SECOND_MAX);
+        Self { second, width: second * seconds }
     }
 
     pub(super) fn x(self, at: Duration) -> f64 {
@@ -124,7 +130,7 @@ impl Drawing {
     /// Both columns.
     pub(super) fn html(&self) -> String {
         let Self { names, lanes, top, .. } = self;
-        let width = WIDTH_MAX + 40.0;
+        let width = self.scale.width + RIGHT_MARGIN;
         format!(
             "<div class=\"timeline\">\n<svg class=\"names\" xmlns=\"http://www.w3.org/2000/svg\" width=\"{NAMES}\" height=\"{top}\">\n\
              {names}</svg>\n<div class=\"lanes\">\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{top}\">\n\
