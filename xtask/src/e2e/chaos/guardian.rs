@@ -48,12 +48,12 @@ impl Guardian {
         writeln!(pipe, "{line}").context("the guardian does not listen")
     }
 
-    /// Kills at the end whatever runs with a configuration of this run and has not ended by then.
-    pub(crate) fn kill_nodes_of(&mut self, directory: &Path) -> Result<()> {
+    /// Kills at the end the nodes and clients of the run in `directory` that have not ended by then.
+    pub(crate) fn kill_processes_of(&mut self, directory: &Path) -> Result<()> {
         let directory = directory.display();
         self.at_end(&format!(
             "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | \
-             grep -qF -- ' run --config {directory}/' && kill -9 ${{p#/proc/}}; done"
+             grep -qF -e ' run --config {directory}/' -e ' --receipts {directory}/' && kill -9 ${{p#/proc/}}; done"
         ))
     }
 }

@@ -91,7 +91,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The kinds to inject; what cannot be is said.
+    /// The kinds that the run must have evidence of.
     fn kinds(&self) -> Result<Vec<Kind>> {
         for kind in &self.faults {
             ensure!(
@@ -107,12 +107,7 @@ impl Options {
             return Ok(kinds);
         }
         let all = Kind::value_variants().iter().copied().filter(|kind| kind.is_possible(self.network));
-        let (mut kinds, is_root) = (all.collect::<Vec<_>>(), disk::is_root());
-        if !is_root {
-            println!("SKIPPED: {}, which takes the right to mount a small disk", Kind::DiskFull);
-            kinds.retain(|kind| *kind != Kind::DiskFull);
-        }
-        Ok(kinds)
+        Ok(all.filter(|kind| *kind != Kind::DiskFull || disk::is_root()).collect())
     }
 
     fn plan(&self, seed: u64) -> Result<Plan> {
@@ -121,9 +116,14 @@ impl Options {
             true => (Duration::ZERO, Pace::QUICK),
             false => (Duration::from_secs(60 * self.minutes), Pace::USUAL),
         };
-        let episodes = schedule::draw(&kinds, length, pace, &mut Random::new(seed));
+        let mut dealt = kinds.clone();
+        if !disk::is_root() {
+            println!("SKIPPED: {}, which takes the right to mount a small disk", Kind::DiskFull);
+            dealt.retain(|kind| *kind != Kind::DiskFull);
+        }
+        let episodes = schedule::draw(&dealt, length, pace, &mut Random::new(seed));
         let disk_bytes = (self.minutes * DISK_BYTES_PER_MINUTE).max(DISK_BYTES_MIN);
-        let disk_bytes = kinds.contains(&Kind::DiskFull).then_some(disk_bytes);
+        let disk_bytes = dealt.contains(&Kind::DiskFull).then_some(disk_bytes);
         Ok(Plan { seed, kinds, episodes, medium: self.network, rate: self.rate, disk_bytes })
     }
 }
@@ -150,7 +150,7 @@ pub(crate) fn run(stage: &Stage, options: &Options) -> Result<()> {
         Ok(verdict) => verdict.to_string(),
         Err(error) => format!("BROKEN OFF: {error:#}"),
     };
-    let page = directory.with_extension("html");
+    let page = PathBuf::from(format!("{}.html", directory.display()));
     let title = format!("chaos, seed {seed}");
     let text = timeline::page(&title, &end, &chronicle, &record);
     std::fs::write(&page, text).with_context(|| page.display().to_string())?;

@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
             }
             None => None,
         };
-        guardian.kill_nodes_of(directory)?;
+        guardian.kill_processes_of(directory)?;
         chronicle.note(format!("starting {NODES} nodes in {}", stage.shown(directory)));
         cluster.start_all()?;
         let pages = cluster.nodes().iter().map(|node| (node.id(), node.ops_address())).collect::<Vec<_>>();
