@@ -33,6 +33,16 @@ const SLOW_BYTES_PER_S: u64 = 8_000;
 /// Longest time between two resets, in milliseconds.
 const RESET_MS_MAX: u64 = 800;
 
+/// So often a node has crashed in a loop, and links have gone down or up, that are evident.
+const CRASHES_MIN: u64 = 2;
+const FLAPS_MIN: u64 = 3;
+
+/// Shortest and longest time for which flapping links stay as they are, in milliseconds.
+const FLAP_MS: (u64, u64) = (300, 2_000);
+
+/// Shortest and longest life of a node in a crash loop, in milliseconds; some end before they are ready.
+const LIFE_MS: (u64, u64) = (50, 2_000);
+
 /// A fault that is there.
 #[derive(Debug)]
 pub(crate) struct Active {
@@ -44,6 +54,8 @@ pub(crate) struct Active {
     before: Effects,
     /// The term before a leader was cut off.
     term: u64,
+    /// How often it has struck again.
+    again: u64,
 }
 
 #[derive(Debug)]
@@ -53,11 +65,40 @@ enum Undo {
     /// Rules for links, by the number of the fault.
     Links(u64),
     HalfOpen,
-    Resets {
-        next: Instant,
-        random: Random,
-    },
+    /// Strikes again from time to time.
+    Again(Again),
     Free(u64),
+}
+
+/// What is to be done again, and when.
+#[derive(Debug)]
+struct Again {
+    what: Repeated,
+    next: Instant,
+    random: Random,
+}
+
+#[derive(Debug)]
+enum Repeated {
+    Resets,
+    CrashLoop(u64),
+    /// Links that are cut and healed in turn, by the number of the fault.
+    Flap {
+        fault: u64,
+        links: Spoiled,
+    },
+}
+
+impl Again {
+    fn soon(what: Repeated, random: &Random) -> Undo {
+        Undo::Again(Self { what, next: Instant::now(), random: random.clone() })
+    }
+
+    /// Sets the next moment between these milliseconds from now.
+    fn postpone(&mut self, (ms_min, ms_max): (u64, u64)) {
+        let wait = ms_min + self.random.below(ms_max - ms_min);
+        self.next = Instant::now() + Duration::from_millis(wait);
+    }
 }
 
 /// Everything that can be broken.
@@ -122,7 +163,7 @@ impl Injector {
         let names = if names.is_empty() { "all links".to_owned() } else { format!("node {names}") };
         self.chronicle.note(format!("{}: {names}", fault.kind));
         let (undo, spans) = self.strike(fault.kind, &victims, &mut random)?;
-        Ok(Some(Active { kind: fault.kind, victims, undo, spans, before, term }))
+        Ok(Some(Active { kind: fault.kind, victims, undo, spans, before, term, again: 0 }))
     }
 
     /// Nodes that run and do not stand still.
@@ -144,7 +185,14 @@ impl Injector {
                 leader?;
                 vec![one_of(followers())?]
             }
-            Kind::KillRandom | Kind::Restart | Kind::OneWay | Kind::CutNode | Kind::HalfOpen | Kind::Slow => {
+            Kind::KillRandom
+            | Kind::Restart
+            | Kind::OneWay
+            | Kind::CutNode
+            | Kind::CrashLoop
+            | Kind::Flap
+            | Kind::HalfOpen
+            | Kind::Slow => {
                 vec![one_of(up.clone())?]
             }
             Kind::PowerCut => self.cluster.ids(),
@@ -182,7 +230,18 @@ impl Injector {
             }
             Kind::Reset => {
                 let span = self.chronicle.begin(Lane::Cluster, State::Resets, "random resets");
-                Ok((Undo::Resets { next: Instant::now(), random: random.clone() }, vec![span]))
+                Ok((Again::soon(Repeated::Resets, random), vec![span]))
+            }
+            Kind::CrashLoop => {
+                let id = *victims.first().context("a crash loop of nobody")?;
+                let spans = self.nodes(victims, State::Down, kind);
+                Ok((Again::soon(Repeated::CrashLoop(id), random), spans))
+            }
+            Kind::Flap => {
+                let links = spoiled(kind, victims, &self.cluster.ids(), random);
+                self.faults += 1;
+                let spans = self.nodes(victims, State::Silent, kind);
+                Ok((Again::soon(Repeated::Flap { fault: self.faults, links }, random), spans))
             }
             Kind::DiskFull => {
                 let disk = self.disk.as_ref().context("there is no small disk")?;
@@ -238,16 +297,38 @@ impl Injector {
     }
 
     /// What a fault does from time to time.
-    pub(crate) fn tick(&self, active: &mut Active) -> Result<()> {
-        let Undo::Resets { next, random } = &mut active.undo else { return Ok(()) };
-        if Instant::now() < *next {
+    pub(crate) fn tick(&mut self, active: &mut Active) -> Result<()> {
+        let Undo::Again(again) = &mut active.undo else { return Ok(()) };
+        if Instant::now() < again.next {
             return Ok(());
         }
-        *next = Instant::now() + Duration::from_millis(random.below(RESET_MS_MAX));
-        let ids = self.cluster.ids();
-        let one = random.below(ids.len() as u64) as usize;
-        let other = (one + 1 + random.below(ids.len() as u64 - 1) as usize) % ids.len();
-        self.network.reset(ids[one], ids[other])
+        active.again += 1;
+        match &again.what {
+            Repeated::Resets => {
+                let ids = self.cluster.ids();
+                let one = again.random.below(ids.len() as u64) as usize;
+                let other = (one + 1 + again.random.below(ids.len() as u64 - 1) as usize) % ids.len();
+                self.network.reset(ids[one], ids[other])?;
+                again.postpone((0, RESET_MS_MAX));
+            }
+            Repeated::CrashLoop(id) => {
+                let id = *id;
+                if self.cluster.node(id)?.is_running() {
+                    self.cluster.kill(id)?;
+                    self.frozen.remove(&id);
+                }
+                self.cluster.start(id)?;
+                again.postpone(LIFE_MS);
+            }
+            Repeated::Flap { fault, links } => {
+                if self.spoiled.remove(fault).is_none() {
+                    self.spoiled.insert(*fault, links.clone());
+                }
+                again.postpone(FLAP_MS);
+                self.network.apply(&self.spoiled.values().collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the fault has had its effect.
@@ -265,6 +346,8 @@ impl Injector {
             Kind::HalfOpen => now.half_opened > before.half_opened,
             Kind::Loss => is_held,
             Kind::Reset => now.reset > before.reset,
+            Kind::CrashLoop => active.again >= CRASHES_MIN,
+            Kind::Flap => active.again >= FLAPS_MIN && (is_held || now.reset > before.reset),
             Kind::OneWay | Kind::CutNode | Kind::LeaderMajority | Kind::NoMajority => {
                 is_held || now.reset > before.reset
             }
@@ -302,7 +385,12 @@ impl Injector {
                 self.network.apply(&self.spoiled.values().collect::<Vec<_>>())?;
             }
             Undo::HalfOpen => self.network.close_half_open(),
-            Undo::Resets { .. } => {}
+            Undo::Again(Again { what: Repeated::Resets, .. }) => {}
+            Undo::Again(Again { what: Repeated::CrashLoop(id), .. }) => self.start(id)?,
+            Undo::Again(Again { what: Repeated::Flap { fault, .. }, .. }) => {
+                self.spoiled.remove(&fault);
+                self.network.apply(&self.spoiled.values().collect::<Vec<_>>())?;
+            }
             Undo::Free(id) => self.free(id, observer)?,
         }
         active.spans.into_iter().for_each(|span| self.chronicle.end(span));

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     PauseFollower,
     /// A node is asked to end (SIGTERM) and started again
     Restart,
+    /// A node is killed with -9 and restarted again and again, about once a second
+    CrashLoop,
     /// kill -9 of all nodes at once
     PowerCut,
     /// All links deliver late, each piece by another time
@@ -37,6 +39,8 @@ pub(crate) enum Kind {
     HalfOpen,
     /// Connections are reset again and again
     Reset,
+    /// All links of a node go up and down again and again
+    Flap,
     /// The links of a node carry little
     Slow,
     /// Packets of all links get lost at random

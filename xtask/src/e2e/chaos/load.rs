@@ -3,7 +3,8 @@
 //! Each is a `consensus-cli submit` process with a name of its own. The steady ones never give up; half of
 //! them keep their lines in order, the other half have many messages under way. A visitor gives up after
 //! two seconds without an answer and leaves transactions of which nobody knows whether they are in the
-//! chain. Every tenth brings one that is too large, which must be refused.
+//! chain. Some bring a large one, which a slow link takes long to carry, some one that is too large, which
+//! must be refused.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -33,8 +34,12 @@ const VISITOR_LINES: usize = 20;
 const VISITOR_PERIOD: Duration = Duration::from_millis(1_000);
 /// Visitors that are there at once, at most.
 const VISITORS_MAX: usize = 8;
-/// How many visitors come per transaction that is too large.
+/// How many visitors come per transaction that is large, and per one that is too large.
+const VISITORS_PER_LARGE: usize = 5;
 const VISITORS_PER_REFUSAL: usize = 10;
+
+/// Bytes of a large transaction.
+const LARGE_BYTES: usize = 100 << 10;
 
 /// How long a client may take to its end, once nothing is wrong with the cluster any more.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -280,6 +285,9 @@ impl Visitor {
             (1..=VISITOR_LINES).map(|place| line(&client, place, seed ^ number as u64)).collect::<Vec<_>>();
         if number % VISITORS_PER_REFUSAL == 1 {
             lines.push(vec![b'x'; BLOCK_BYTES_MAX as usize + 1]);
+        }
+        if number % VISITORS_PER_LARGE == 2 {
+            lines.push(vec![b'y'; LARGE_BYTES]);
         }
         let options = ["--timeout", "2s", "--batch", "3"];
         let (submission, mut pipe) = Submission::start(cli, &client, nodes, &options, directory)?;

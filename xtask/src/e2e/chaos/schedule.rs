@@ -1,6 +1,6 @@
 //! What is done when, drawn from the seed before anything is started.
 //!
-//! The schedule is a sequence of episodes: one fault, sometimes two that overlap, then everything is healed
+//! The schedule is a sequence of episodes: one fault, later up to three that overlap, then everything is healed
 //! and the cluster has to recover before the next. Every requested kind is dealt once before any is dealt
 //! again, so that a short run covers all of them. Moments count from the episode's start and who is hit is
 //! drawn as a number, because who leads is known only then.
@@ -11,8 +11,12 @@ use std::time::Duration;
 use super::kind::Kind;
 use crate::e2e::random::Random;
 
-/// Of so many episodes of the later rounds, in percent, a second fault overlaps the first.
-const COMBINED_PERCENT: u64 = 50;
+/// In so many episodes of the later rounds, in percent, a second fault overlaps the first; in as many of
+/// these a third one does.
+const COMBINED_PERCENT: u64 = 60;
+
+/// Faults of an episode, at most.
+const COMBINED_MAX: usize = 3;
 
 /// What an episode takes beside its faults and its rest, to be planned with: detection and recovery.
 const RECOVERY: Duration = Duration::from_millis(1_500);
@@ -43,7 +47,7 @@ pub(crate) struct Fault {
     pub(crate) dice: u64,
 }
 
-/// One fault or two, and the rest after them.
+/// Faults that overlap, and the rest after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Episode {
     pub(crate) faults: Vec<Fault>,
@@ -93,7 +97,11 @@ fn episode(kind: Kind, partners: &[Kind], pace: Pace, random: &mut Random) -> Ep
     let first = fault(kind, Duration::ZERO, pace, random);
     let partners = partners.iter().copied().filter(|other| other.is_combinable()).collect::<Vec<_>>();
     let mut faults = vec![first];
-    if kind.is_combinable() && !partners.is_empty() && random.below(100) < COMBINED_PERCENT {
+    while kind.is_combinable()
+        && !partners.is_empty()
+        && faults.len() < COMBINED_MAX
+        && random.below(100) < COMBINED_PERCENT
+    {
         let partner = partners[random.below(partners.len() as u64) as usize];
         let after = Duration::from_millis(random.below(faults[0].hold.as_millis() as u64));
         faults.push(fault(partner, after, pace, random));
@@ -149,9 +157,10 @@ mod tests {
     #[test]
     fn later_rounds_have_faults_that_overlap() {
         let episodes = drawn(3, 30);
-        let two = episodes.iter().filter(|episode| episode.faults.len() == 2).collect::<Vec<_>>();
-        assert!(!two.is_empty());
-        assert!(two.iter().all(|episode| episode.faults[1].after < episode.faults[0].hold));
+        let several = episodes.iter().filter(|episode| episode.faults.len() > 1).collect::<Vec<_>>();
+        assert!(several.iter().any(|episode| episode.faults.len() == 2));
+        assert!(several.iter().any(|episode| episode.faults.len() == COMBINED_MAX));
+        assert!(several.iter().all(|e| e.faults.iter().all(|fault| fault.after < e.faults[0].hold)));
     }
 
     #[test]
