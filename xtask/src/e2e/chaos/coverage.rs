@@ -17,6 +17,8 @@ pub(crate) struct Coverage {
     pub(crate) outcomes: Outcomes,
     /// Terms in which somebody led.
     pub(crate) terms_led: usize,
+    /// Nodes that have shown no block to those who follow them.
+    pub(crate) never_followed: Vec<u64>,
 }
 
 /// Of one kind of fault.
@@ -85,6 +87,7 @@ impl Coverage {
         let deposes = [Kind::KillLeader, Kind::PauseLeader, Kind::LeaderMinority];
         let deposes = deposes.iter().any(|kind| kinds.contains(kind));
         need(self.terms_led > 1 || !deposes, "the leader never changed");
+        need(self.never_followed.is_empty(), "a node has shown no block to its follower");
         gaps
     }
 }
@@ -140,5 +143,6 @@ mod tests {
         let gaps = |outcomes, terms_led| Coverage { outcomes, terms_led, ..full() }.gaps(&KINDS);
         assert_eq!(gaps(Outcomes::default(), 2).len(), 3);
         assert_eq!(gaps(full().outcomes, 1), ["the leader never changed"]);
+        assert_eq!(Coverage { never_followed: vec![3], ..full() }.gaps(&KINDS).len(), 1);
     }
 }

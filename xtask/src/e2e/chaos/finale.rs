@@ -8,6 +8,7 @@ use super::coverage::Outcomes;
 use super::inject::STOP_BOUND;
 use super::load::Load;
 use super::run::Run;
+use super::witnesses::Witnesses;
 use super::{logs, oracle};
 use crate::e2e::assertions::judge;
 use crate::e2e::cli::{Block, Tip};
@@ -19,7 +20,11 @@ use crate::workspace::spoken;
 const CONVERGENCE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What clients were told is needed after the run too: for the timeline.
-pub(crate) fn play(run: &mut Run<'_>, load: Load) -> Result<(Vec<Finished>, Vec<String>)> {
+pub(crate) fn play(
+    run: &mut Run<'_>,
+    load: Load,
+    witnesses: Witnesses,
+) -> Result<(Vec<Finished>, Vec<String>)> {
     let clients = load.finish(run.stage.interrupt())?;
     run.coverage.outcomes = Outcomes::of(&clients);
     run.coverage.terms_led = run.observer.terms_led();
@@ -32,8 +37,11 @@ pub(crate) fn play(run: &mut Run<'_>, load: Load) -> Result<(Vec<Finished>, Vec<
         Ok(chains) => {
             let verdict = judge(&clients, &chains);
             findings.extend(verdict.findings);
-            findings
-                .extend(chains.first().into_iter().flat_map(|(_, chain)| oracle::findings(&clients, chain)));
+            let chain = chains.first().map_or(&[] as &[Block], |(_, chain)| chain);
+            findings.extend(oracle::findings(&clients, chain));
+            let (shown, mute) = witnesses.finish(chain);
+            findings.extend(shown);
+            run.coverage.never_followed = mute;
             run.chronicle.note(format!(
                 "{} chains compared: {} transactions",
                 chains.len(),
@@ -104,6 +112,7 @@ fn stop(run: &mut Run<'_>, findings: &mut Vec<String>) -> Result<()> {
             Err(error) => findings.push(format!("stop: {error:#}")),
         }
     }
+    run.chronicle.note("all nodes stopped");
     Ok(())
 }
 
@@ -113,6 +122,6 @@ fn verify(run: &Run<'_>, findings: &mut Vec<String>) -> Result<()> {
             findings.push(format!("verify: node {}: {damage}", node.id()));
         }
     }
-    run.chronicle.note("all nodes stopped, all data directories verified");
+    run.chronicle.note("all data directories verified");
     Ok(())
 }

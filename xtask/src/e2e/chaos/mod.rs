@@ -2,7 +2,7 @@
 //! clients that are told of every outcome, and an oracle that compares all of it afterwards.
 //!
 //! [`schedule`] draws what is to happen, [`inject`] makes it happen, on [`network`]s and a [`disk`] that can
-//! be spoiled; [`load`] submits, [`observer`] watches, [`chronicle`] writes down. [`run`] goes through the
+//! be spoiled; [`load`] submits, [`observer`] and [`witnesses`] watch, [`chronicle`] writes down. [`run`] goes through the
 //! episodes, [`finale`] compares, [`oracle`], [`coverage`] and [`logs`] judge, [`verdict`] sums up, and
 //! [`timeline`] draws all of it on one page, whatever the end was.
 
@@ -23,6 +23,7 @@ mod run;
 mod schedule;
 mod timeline;
 mod verdict;
+mod witnesses;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -182,9 +183,9 @@ fn play(
 }
 
 fn judged(run: &mut Run<'_>, clients: &mut Vec<Finished>) -> Result<Verdict> {
-    let load = run.load()?;
+    let (load, witnesses) = run.load()?;
     run.go_through()?;
-    let (finished, mut findings) = finale::play(run, load)?;
+    let (finished, mut findings) = finale::play(run, load, witnesses)?;
     *clients = finished;
     for finding in &findings {
         run.chronicle.violation(finding.clone());

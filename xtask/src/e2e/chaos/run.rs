@@ -23,6 +23,7 @@ use super::network::namespaces::Namespaces;
 use super::network::proxy::Proxies;
 use super::observer::{Observer, Role};
 use super::schedule::{Episode, Fault};
+use super::witnesses::Witnesses;
 use crate::e2e::Stage;
 use crate::e2e::cluster::Cluster;
 use crate::e2e::random::Random;
@@ -162,8 +163,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Starts the clients.
-    pub(crate) fn load(&mut self) -> Result<Load> {
+    /// Starts the clients, and those who follow the nodes.
+    pub(crate) fn load(&mut self) -> Result<(Load, Witnesses)> {
         let leader = self.stage.interrupt().poll(START_PATIENCE, TICK, || Ok(self.agreed()))?;
         let leader = leader.with_context(|| format!("no leader after {}", spoken(START_PATIENCE)))?;
         self.chronicle.note(format!("node {leader} leads; clients begin"));
@@ -171,7 +172,10 @@ impl<'a> Run<'a> {
         std::fs::create_dir_all(&clients).with_context(|| clients.display().to_string())?;
         let cluster = self.injector.cluster();
         let nodes = cluster.ids().into_iter().map(|id| cluster.addresses_from(id)).collect::<Vec<_>>();
-        Load::start(self.stage.cli(), &nodes, self.plan.rate, self.plan.seed, &clients)
+        let followed = cluster.nodes().iter().map(|node| (node.id(), node.address())).collect::<Vec<_>>();
+        let witnesses = Witnesses::start(self.stage.cli(), &followed, &self.directory);
+        let load = Load::start(self.stage.cli(), &nodes, self.plan.rate, self.plan.seed, &clients)?;
+        Ok((load, witnesses))
     }
 
     /// Goes through all episodes, or until the cluster does not recover.
