@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::e2e::assertions::LISTED_MAX;
 use crate::e2e::cli::{Block, Cli};
@@ -86,10 +87,7 @@ impl Witnesses {
     fn stop(&mut self) {
         for (witness, thread) in &mut self.list {
             witness.is_stopped.store(true, Ordering::Relaxed);
-            if let Some(child) = &mut *witness.child() {
-                // Ended already in the worst case; its thread waits for it.
-                let _ = child.kill();
-            }
+            witness.end();
             if let Some(thread) = thread.take() {
                 let _ = thread.join();
             }
@@ -133,13 +131,26 @@ impl Witness {
             };
             self.seen().add(self.node, block);
         }
-        let ended = self.child().take();
-        let status = ended.context("a follower that was taken away")?.wait()?;
+        // It has closed its output, so it ends now; until it was waited for it can be killed by its id.
+        let mut slot = self.child();
+        let status = slot.as_mut().context("a follower that was taken away")?.wait()?;
+        *slot = None;
+        drop(slot);
         if status.code() == Some(FINDING) {
             let (node, log) = (self.node, tail(&self.log, 3));
             self.seen().findings.push(format!("shown: the follower of node {node} has found: {log}"));
         }
         Ok(())
+    }
+
+    /// Kills the follower, and whatever it has started, so that nobody holds its output open.
+    fn end(&self) {
+        let child = self.child();
+        let id = child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
+        if let Some(id) = id {
+            // One that has ended already was not waited for yet, so the id is still its own.
+            let _ = kill_process_group(id, Signal::KILL);
+        }
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
