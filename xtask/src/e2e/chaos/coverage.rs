@@ -100,7 +100,7 @@ impl fmt::Display for Coverage {
         let Outcomes { acknowledged, duplicates, refused, unknown } = self.outcomes;
         writeln!(
             formatter,
-            "  transactions: {acknowledged} acknowledged ({duplicates} of them after a retry that was not needed), \
+            "  transactions: {acknowledged} acknowledged ({duplicates} of them were there already when they were sent again), \
              {refused} refused, {unknown} of unknown outcome"
         )?;
         write!(formatter, "  {} terms with a leader", self.terms_led)

@@ -180,13 +180,14 @@ impl Injector {
         };
         let followers = || up.iter().copied().filter(|id| Some(*id) != leader).collect::<Vec<_>>();
         Some(match kind {
-            Kind::KillLeader | Kind::PauseLeader | Kind::LeaderMinority => vec![leader?],
-            Kind::KillFollower | Kind::PauseFollower | Kind::LeaderMajority => {
+            Kind::KillLeader | Kind::PauseLeader | Kind::RestartLeader | Kind::LeaderMinority => {
+                vec![leader?]
+            }
+            Kind::KillFollower | Kind::PauseFollower | Kind::RestartFollower | Kind::LeaderMajority => {
                 leader?;
                 vec![one_of(followers())?]
             }
             Kind::KillRandom
-            | Kind::Restart
             | Kind::OneWay
             | Kind::CutNode
             | Kind::CrashLoop
@@ -213,7 +214,7 @@ impl Injector {
                 }
                 Ok((Undo::Start(victims.to_vec()), self.nodes(victims, State::Down, kind)))
             }
-            Kind::Restart => {
+            Kind::RestartLeader | Kind::RestartFollower => {
                 victims.iter().try_for_each(|id| self.terminate(*id))?;
                 Ok((Undo::Start(victims.to_vec()), self.nodes(victims, State::Down, kind)))
             }
@@ -337,7 +338,12 @@ impl Injector {
         let before = active.before;
         let is_held = now.held > before.held;
         Ok(match active.kind {
-            Kind::KillLeader | Kind::KillFollower | Kind::KillRandom | Kind::Restart | Kind::PowerCut => true,
+            Kind::KillLeader
+            | Kind::KillFollower
+            | Kind::KillRandom
+            | Kind::RestartLeader
+            | Kind::RestartFollower
+            | Kind::PowerCut => true,
             Kind::PauseLeader | Kind::PauseFollower => {
                 active.victims.iter().all(|id| self.cluster.node(*id).is_ok_and(|node| node.is_frozen()))
             }

@@ -17,8 +17,10 @@ pub(crate) enum Kind {
     PauseLeader,
     /// A follower stands still and goes on
     PauseFollower,
-    /// A node is asked to end (SIGTERM) and started again
-    Restart,
+    /// The leader is asked to end (SIGTERM) and started again
+    RestartLeader,
+    /// A follower is asked to end and started again
+    RestartFollower,
     /// A node is killed with -9 and restarted again and again, about once a second
     CrashLoop,
     /// kill -9 of all nodes at once
