@@ -114,6 +114,8 @@ pub(crate) struct Injector {
     faults: u64,
     /// Nodes whose disk has been full: their logs may say so.
     filled: BTreeSet<u64>,
+    /// Whether it is full now.
+    is_full: bool,
 }
 
 impl Injector {
@@ -132,6 +134,7 @@ impl Injector {
             spoiled: BTreeMap::new(),
             faults: 0,
             filled: BTreeSet::new(),
+            is_full: false,
         }
     }
 
@@ -150,6 +153,7 @@ impl Injector {
 
     /// Brings a fault about; nothing if there is nobody to hit.
     pub(crate) fn begin(&mut self, fault: &Fault, observer: &Observer) -> Result<Option<Active>> {
+        self.look_after()?;
         let before = self.network.effects()?;
         let mut random = Random::new(fault.dice);
         let leader = observer.leader(&self.up());
@@ -206,12 +210,7 @@ impl Injector {
     fn strike(&mut self, kind: Kind, victims: &[u64], random: &mut Random) -> Result<(Undo, Vec<SpanId>)> {
         match kind {
             Kind::KillLeader | Kind::KillFollower | Kind::KillRandom | Kind::PowerCut => {
-                for id in victims {
-                    if self.cluster.node(*id)?.is_running() {
-                        self.cluster.kill(*id)?;
-                    }
-                    self.frozen.remove(id);
-                }
+                victims.iter().try_for_each(|id| self.kill(*id))?;
                 Ok((Undo::Start(victims.to_vec()), self.nodes(victims, State::Down, kind)))
             }
             Kind::RestartLeader | Kind::RestartFollower => {
@@ -248,6 +247,7 @@ impl Injector {
                 let disk = self.disk.as_ref().context("there is no small disk")?;
                 disk.fill()?;
                 self.filled.insert(disk.node());
+                self.is_full = true;
                 Ok((Undo::Free(disk.node()), self.nodes(victims, State::DiskFull, kind)))
             }
             Kind::Delay
@@ -277,6 +277,20 @@ impl Injector {
 
     fn nodes(&self, nodes: &[u64], state: State, kind: Kind) -> Vec<SpanId> {
         nodes.iter().map(|id| self.chronicle.begin(Lane::Node(*id), state, kind.to_string())).collect()
+    }
+
+    /// SIGKILL. A node that has ended before by itself is a finding, but on a full disk.
+    fn kill(&mut self, id: u64) -> Result<()> {
+        self.frozen.remove(&id);
+        if !self.cluster.node(id)?.is_running() {
+            return Ok(());
+        }
+        if let Err(error) = self.cluster.kill(id)
+            && !(self.is_full && self.filled.contains(&id))
+        {
+            self.chronicle.violation(format!("{error:#}"));
+        }
+        Ok(())
     }
 
     /// SIGTERM; the exit must be a good one and in time.
@@ -314,12 +328,9 @@ impl Injector {
             }
             Repeated::CrashLoop(id) => {
                 let id = *id;
-                if self.cluster.node(id)?.is_running() {
-                    self.cluster.kill(id)?;
-                    self.frozen.remove(&id);
-                }
-                self.cluster.start(id)?;
                 again.postpone(LIFE_MS);
+                self.kill(id)?;
+                self.cluster.start(id)?;
             }
             Repeated::Flap { fault, links } => {
                 if self.spoiled.remove(fault).is_none() {
@@ -407,6 +418,7 @@ impl Injector {
     /// A chain that met the end of its disk has halted and stays so until it is started again.
     fn free(&mut self, id: u64, observer: &Observer) -> Result<()> {
         self.disk.as_ref().context("there is no small disk")?.free()?;
+        self.is_full = false;
         if !self.cluster.node(id)?.is_running() {
             return self.start(id);
         }
@@ -430,7 +442,7 @@ impl Injector {
         for (id, status) in self.cluster.take_ended()? {
             let end = tail(&self.cluster.node(id)?.log(), 6);
             self.frozen.remove(&id);
-            if self.filled.contains(&id) && end.contains(NO_SPACE) {
+            if self.is_full && self.filled.contains(&id) && end.contains(NO_SPACE) {
                 self.chronicle.note(format!("node {id} ended ({status}): its disk is full"));
             } else {
                 self.chronicle.violation(format!("node {id} ended by itself ({status}):\n{end}"));

@@ -75,8 +75,13 @@ impl Kind {
         !matches!(self, Self::PowerCut | Self::NoMajority)
     }
 
-    /// True if it may be combined with another one: it hits one process, or the network.
+    /// True if others may overlap it.
     pub(crate) fn is_combinable(self) -> bool {
+        self != Self::PowerCut
+    }
+
+    /// True if it may overlap another one. There is one small disk.
+    pub(crate) fn is_partner(self) -> bool {
         !matches!(self, Self::PowerCut | Self::DiskFull)
     }
 }

@@ -123,7 +123,8 @@ impl Options {
             dealt.retain(|kind| *kind != Kind::DiskFull);
         }
         let episodes = schedule::draw(&dealt, length, pace, &mut Random::new(seed));
-        let disk_bytes = (self.minutes * DISK_BYTES_PER_MINUTE).max(DISK_BYTES_MIN);
+        let minutes = if self.quick { 1 } else { self.minutes };
+        let disk_bytes = (minutes * DISK_BYTES_PER_MINUTE).max(DISK_BYTES_MIN);
         let disk_bytes = dealt.contains(&Kind::DiskFull).then_some(disk_bytes);
         Ok(Plan { seed, kinds, episodes, medium: self.network, rate: self.rate, disk_bytes })
     }

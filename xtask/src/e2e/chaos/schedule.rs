@@ -95,7 +95,7 @@ pub(crate) fn draw(kinds: &[Kind], length: Duration, pace: Pace, random: &mut Ra
 
 fn episode(kind: Kind, partners: &[Kind], pace: Pace, random: &mut Random) -> Episode {
     let first = fault(kind, Duration::ZERO, pace, random);
-    let partners = partners.iter().copied().filter(|other| other.is_combinable()).collect::<Vec<_>>();
+    let partners = partners.iter().copied().filter(|other| other.is_partner()).collect::<Vec<_>>();
     let mut faults = vec![first];
     while kind.is_combinable()
         && !partners.is_empty()
