@@ -33,6 +33,8 @@ pub(crate) struct Namespaces {
     /// The first three bytes of all addresses.
     network: [u8; 3],
     count: u64,
+    /// The filter at each node's door.
+    filters: BTreeMap<u64, String>,
     /// Packets that filters have caught before they were replaced.
     caught: u64,
 }
@@ -49,7 +51,13 @@ impl Namespaces {
         guardian: &mut Guardian,
     ) -> Result<Self> {
         ensure!(run.len() <= 8, "{run:?} has more than 8 characters");
-        let this = Self { run: run.to_owned(), network: unused_network(random)?, count, caught: 0 };
+        let mut this = Self {
+            run: run.to_owned(),
+            network: unused_network(random)?,
+            count,
+            filters: BTreeMap::new(),
+            caught: 0,
+        };
         let (switch, host) = (this.name("sw"), this.name("h"));
         guardian.at_end(&format!("ip netns del {switch}"))?;
         ip(&["netns", "add", &switch])?;
@@ -66,7 +74,7 @@ impl Namespaces {
         Ok(this)
     }
 
-    fn add(&self, node: u64, guardian: &mut Guardian) -> Result<()> {
+    fn add(&mut self, node: u64, guardian: &mut Guardian) -> Result<()> {
         let namespace = self.namespace(node);
         guardian.at_end(&format!("ip netns del {namespace}"))?;
         ip(&["netns", "add", &namespace])?;
@@ -96,35 +104,45 @@ impl Namespaces {
     }
 
     pub(super) fn apply(&mut self, rules: &BTreeMap<Link, Rule>) -> Result<()> {
-        // The counters go with the filters that are replaced.
-        self.caught = self.effects()?.held;
         (1..=self.count).try_for_each(|node| self.filter(node, rules))
     }
 
     /// Packets that were caught, whatever was done with them.
     pub(super) fn effects(&self) -> Result<Effects> {
         let mut held = self.caught;
-        for node in 1..=self.count {
-            let mut command = self.inside(node, "nft");
-            let text = output(command.args(["list", "table", "inet", &self.run]))?;
-            held += packets(&text);
+        for node in self.filters.keys() {
+            held += self.packets(*node)?;
         }
         Ok(Effects { held, ..Effects::default() })
     }
 
-    /// Replaces the filter at a node's door.
-    fn filter(&self, node: u64, rules: &BTreeMap<Link, Rule>) -> Result<()> {
-        let mut text = format!(
-            "table inet {run} {{}}\ndelete table inet {run}\ntable inet {run} {{\n  chain input {{\n    \
-             type filter hook input priority 0; policy accept;\n",
-            run = self.run
-        );
+    /// What the filter at a node's door has caught; nothing is asked where it lets all pass.
+    fn packets(&self, node: u64) -> Result<u64> {
+        if self.filters.get(&node).is_none_or(|filter| filter.is_empty()) {
+            return Ok(0);
+        }
+        let mut command = self.inside(node, "nft");
+        output(command.args(["list", "table", "inet", &self.run])).map(|listing| packets(&listing))
+    }
+
+    /// Replaces the filter at a node's door, if it is another one.
+    fn filter(&mut self, node: u64, rules: &BTreeMap<Link, Rule>) -> Result<()> {
+        let mut filter = String::new();
         for ((from, _), rule) in rules.iter().filter(|((_, to), _)| *to == node) {
             if let Some(verdict) = verdict(*rule)? {
-                let _ = writeln!(text, "    ip saddr {} {verdict}", self.host(*from));
+                let _ = writeln!(filter, "    ip saddr {} {verdict}", self.host(*from));
             }
         }
-        text.push_str("  }\n}\n");
+        if self.filters.get(&node) == Some(&filter) {
+            return Ok(());
+        }
+        // The counters go with the filter.
+        self.caught += self.packets(node)?;
+        let text = format!(
+            "table inet {run} {{}}\ndelete table inet {run}\ntable inet {run} {{\n  chain input {{\n    \
+             type filter hook input priority 0; policy accept;\n{filter}  }}\n}}\n",
+            run = self.run
+        );
         let mut command = self.inside(node, "nft");
         let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut pipe = child.stdin.take().context("nft without a pipe")?;
@@ -132,6 +150,7 @@ impl Namespaces {
         drop(pipe);
         let answer = child.wait_with_output().context("nft")?;
         ensure!(answer.status.success(), "nft: {}{text}", String::from_utf8_lossy(&answer.stderr));
+        self.filters.insert(node, filter);
         Ok(())
     }
 
