@@ -116,6 +116,8 @@ pub(crate) struct Injector {
     filled: BTreeSet<u64>,
     /// Whether it is full now.
     is_full: bool,
+    /// Nodes whose present process has had a full disk, and may end because of it.
+    spent: BTreeSet<u64>,
 }
 
 impl Injector {
@@ -135,6 +137,7 @@ impl Injector {
             faults: 0,
             filled: BTreeSet::new(),
             is_full: false,
+            spent: BTreeSet::new(),
         }
     }
 
@@ -247,6 +250,7 @@ impl Injector {
                 let disk = self.disk.as_ref().context("there is no small disk")?;
                 disk.fill()?;
                 self.filled.insert(disk.node());
+                self.spent.insert(disk.node());
                 self.is_full = true;
                 Ok((Undo::Free(disk.node()), self.nodes(victims, State::DiskFull, kind)))
             }
@@ -286,7 +290,7 @@ impl Injector {
             return Ok(());
         }
         if let Err(error) = self.cluster.kill(id)
-            && !(self.is_full && self.filled.contains(&id))
+            && !self.spent.contains(&id)
         {
             self.chronicle.violation(format!("{error:#}"));
         }
@@ -330,7 +334,7 @@ impl Injector {
                 let id = *id;
                 again.postpone(LIFE_MS);
                 self.kill(id)?;
-                self.cluster.start(id)?;
+                self.start(id)?;
             }
             Repeated::Flap { fault, links } => {
                 if self.spoiled.remove(fault).is_none() {
@@ -431,10 +435,15 @@ impl Injector {
     }
 
     fn start(&mut self, id: u64) -> Result<()> {
-        if !self.cluster.node(id)?.is_running() {
-            self.cluster.start(id)?;
+        if self.cluster.node(id)?.is_running() {
+            return Ok(());
         }
-        Ok(())
+        if self.is_full && self.filled.contains(&id) {
+            self.spent.insert(id);
+        } else {
+            self.spent.remove(&id);
+        }
+        self.cluster.start(id)
     }
 
     /// Nodes that have ended by themselves: a violation, but on a full disk. They are started again.
@@ -442,11 +451,15 @@ impl Injector {
         for (id, status) in self.cluster.take_ended()? {
             let end = tail(&self.cluster.node(id)?.log(), 6);
             self.frozen.remove(&id);
-            if self.is_full && self.filled.contains(&id) && end.contains(NO_SPACE) {
+            let is_explained = self.spent.contains(&id) && end.contains(NO_SPACE);
+            if is_explained {
                 self.chronicle.note(format!("node {id} ended ({status}): its disk is full"));
             } else {
                 self.chronicle.violation(format!("node {id} ended by itself ({status}):\n{end}"));
-                self.cluster.start(id)?;
+            }
+            // On a disk that is still full it would only end again.
+            if !is_explained || !self.is_full {
+                self.start(id)?;
             }
         }
         Ok(())
