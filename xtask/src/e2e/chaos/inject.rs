@@ -393,7 +393,7 @@ impl Injector {
     }
 
     /// Heals a fault.
-    pub(crate) fn end(&mut self, active: Active, observer: &Observer) -> Result<()> {
+    pub(crate) fn end(&mut self, active: Active) -> Result<()> {
         match active.undo {
             Undo::Start(nodes) => nodes.into_iter().try_for_each(|id| self.start(id))?,
             Undo::Thaw(id) => {
@@ -412,24 +412,34 @@ impl Injector {
                 self.spoiled.remove(&fault);
                 self.network.apply(&self.spoiled.values().collect::<Vec<_>>())?;
             }
-            Undo::Free(id) => self.free(id, observer)?,
+            Undo::Free(id) => self.free(id)?,
         }
         active.spans.into_iter().for_each(|span| self.chronicle.end(span));
         self.chronicle.note(format!("{}: healed", active.kind));
         Ok(())
     }
 
-    /// A chain that met the end of its disk has halted and stays so until it is started again.
-    fn free(&mut self, id: u64, observer: &Observer) -> Result<()> {
+    fn free(&mut self, id: u64) -> Result<()> {
         self.disk.as_ref().context("there is no small disk")?.free()?;
         self.is_full = false;
-        if !self.cluster.node(id)?.is_running() {
-            return self.start(id);
+        self.start(id)
+    }
+
+    /// A chain that met the end of its disk has halted and stays so until it is started again, which it may
+    /// say only long after the disk was freed.
+    pub(crate) fn revive(&mut self, observer: &Observer) -> Result<()> {
+        if self.is_full {
+            return Ok(());
         }
-        if let Some(reason) = observer.newest(id).and_then(|seen| seen.halted) {
-            self.chronicle.note(format!("node {id} has halted ({reason}): it is started again"));
-            self.terminate(id)?;
-            return self.start(id);
+        for id in self.spent.clone() {
+            let halted = observer.newest(id).and_then(|seen| seen.halted);
+            if let Some(reason) = halted.filter(|reason| reason.contains(NO_SPACE))
+                && self.up().contains(&id)
+            {
+                self.chronicle.note(format!("node {id} has halted ({reason}): it is started again"));
+                self.terminate(id)?;
+                self.start(id)?;
+            }
         }
         Ok(())
     }

@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
         if let Some(after) = held.stepped_down {
             self.figures.stepped_down(after);
         }
-        self.injector.end(held.active, &self.observer)
+        self.injector.end(held.active)
     }
 
     /// Waits until the cluster is whole and goes on. False if it does not in time.
@@ -378,6 +378,7 @@ impl<'a> Run<'a> {
         let end = self.chronicle.now() + time;
         loop {
             self.injector.look_after()?;
+            self.injector.revive(&self.observer)?;
             let left = end.saturating_sub(self.chronicle.now());
             if left.is_zero() {
                 return Ok(());
