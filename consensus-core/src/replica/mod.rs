@@ -87,6 +87,7 @@ pub struct Replica {
     membership: membership::Membership,
     snapshots: snapshots::Snapshots,
     transfer: Option<transfer::Transfer>,
+    answered: transfer::Answered,
     backlog: backlog::Backlog,
     /// Ticks since open.
     ticks: u64,
@@ -166,6 +167,7 @@ impl Replica {
             membership: membership::Membership::default(),
             snapshots: snapshots::Snapshots::new(config.snapshots, config.snapshot_timeout_ticks),
             transfer: None,
+            answered: transfer::Answered::default(),
             backlog: backlog::Backlog::default(),
             ticks: 0,
             applied,
@@ -319,6 +321,7 @@ impl Replica {
                 return Ok(());
             }
         }
+        self.note_answer(&message);
         let stepped = self.raw.step(message);
         self.pin();
         match stepped {
