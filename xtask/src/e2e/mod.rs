@@ -173,6 +173,11 @@ impl Profile {
 
 /// Runs a scenario.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if let Some(Scenario::Chaos(options)) = &arguments.scenario
+        && options.plan
+    {
+        return chaos::planned(options).map(drop);
+    }
     let no_build = match &arguments.scenario {
         None => arguments.no_build,
         Some(Scenario::Restart(options)) => options.no_build,

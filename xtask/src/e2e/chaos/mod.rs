@@ -79,7 +79,7 @@ pub(crate) struct Options {
     rate: u64,
     /// Print the schedule and end
     #[arg(long)]
-    plan: bool,
+    pub(super) plan: bool,
     /// Keep logs and data of a run that passes, too
     #[arg(long)]
     keep: bool,
@@ -95,11 +95,7 @@ impl Options {
     /// The kinds that the run must have evidence of.
     fn kinds(&self) -> Result<Vec<Kind>> {
         for kind in &self.faults {
-            ensure!(
-                kind.is_possible(self.network),
-                "{kind} is not possible with --network {:?}",
-                self.network
-            );
+            ensure!(kind.is_possible(self.network), "{kind} is not possible with --network {}", self.network);
         }
         if !self.faults.is_empty() {
             let mut kinds = self.faults.clone();
@@ -111,7 +107,7 @@ impl Options {
         Ok(all.filter(|kind| *kind != Kind::DiskFull || disk::is_root()).collect())
     }
 
-    fn plan(&self, seed: u64) -> Result<Plan> {
+    fn draw(&self, seed: u64) -> Result<Plan> {
         let kinds = self.kinds()?;
         let (length, pace) = match self.quick {
             true => (Duration::ZERO, Pace::QUICK),
@@ -130,20 +126,27 @@ impl Options {
     }
 }
 
+/// Draws the schedule and prints it.
+///
+/// # Errors
+/// When a kind of fault is asked for that the network cannot do.
+pub(crate) fn planned(options: &Options) -> Result<Plan> {
+    let seed = options.seed.unwrap_or_else(Random::fresh_seed);
+    let plan = options.draw(seed)?;
+    println!("seed {seed}: {} episodes", plan.episodes.len());
+    for (number, episode) in (1..).zip(&plan.episodes) {
+        println!("  {number:>3}  {episode}");
+    }
+    Ok(plan)
+}
+
 /// Runs it.
 ///
 /// # Errors
 /// When something does not hold; [`NotCovered`] when nothing is wrong and not everything was tested.
 pub(crate) fn run(stage: &Stage, options: &Options) -> Result<()> {
-    let seed = options.seed.unwrap_or_else(Random::fresh_seed);
-    let plan = options.plan(seed)?;
-    println!("seed {seed}: {} episodes", plan.episodes.len());
-    for (number, episode) in (1..).zip(&plan.episodes) {
-        println!("  {number:>3}  {episode}");
-    }
-    if options.plan {
-        return Ok(());
-    }
+    let plan = planned(options)?;
+    let seed = plan.seed;
     let directory = stage.run_directory(&format!("chaos-{seed}"))?;
     let chronicle = Arc::new(Chronicle::start());
     let mut record = timeline::Record::default();
