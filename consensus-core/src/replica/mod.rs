@@ -87,6 +87,7 @@ pub struct Replica {
     membership: membership::Membership,
     snapshots: snapshots::Snapshots,
     transfer: Option<transfer::Transfer>,
+    answered: transfer::Answered,
     backlog: backlog::Backlog,
     /// Ticks since open.
     ticks: u64,
@@ -167,6 +168,7 @@ impl Replica {
             membership,
             snapshots: snapshots::Snapshots::new(config.snapshots, config.snapshot_timeout_ticks),
             transfer: None,
+            answered: transfer::Answered::default(),
             backlog: backlog::Backlog::default(),
             ticks: 0,
             applied,
@@ -324,6 +326,7 @@ impl Replica {
         }
         reach!(VoteRefusedInLease, self.is_leased_against(&message));
         reach!(MessageOfAFormerTerm, message.term < door.term);
+        self.note_answer(&message);
         let stepped = self.raw.step(message);
         self.pin();
         match stepped {

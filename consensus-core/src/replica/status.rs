@@ -43,7 +43,7 @@ pub struct PeerProgress {
     pub next: u64,
     /// `probe`, `replicate` or `snapshot`.
     pub state: &'static str,
-    /// Heard within the last election timeout.
+    /// It answered this leader within the last election timeout.
     pub active: bool,
     /// Whether it counts in elections and commits.
     pub voter: bool,
@@ -154,7 +154,7 @@ impl Replica {
                         ProgressState::Replicate => "replicate",
                         ProgressState::Snapshot => "snapshot",
                     },
-                    active: progress.recent_active,
+                    active: self.last_answer(*id).is_some(),
                     voter: raft.prs().conf().voters().contains(*id),
                 })
             })

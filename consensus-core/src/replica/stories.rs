@@ -17,6 +17,7 @@ use crate::storage::{ConfState, Identity, LogWriter, WriteBatch};
 mod acknowledgements;
 mod idle;
 mod newcomers;
+mod transfers;
 
 /// A replica whose disk, application and peers are played by the test.
 struct Story {

@@ -8,7 +8,6 @@
 mod chain;
 mod config;
 mod figures;
-mod http;
 mod load;
 mod observer;
 mod play;
