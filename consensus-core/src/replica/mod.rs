@@ -558,19 +558,6 @@ impl Replica {
             self.reads.asked();
         }
     }
-
-    fn leader(&self) -> Option<NodeId> {
-        NodeId::new(self.raw.raft.leader_id)
-    }
-
-    fn role(&self) -> Role {
-        match self.raw.raft.state {
-            StateRole::Follower => Role::Follower,
-            StateRole::PreCandidate => Role::PreCandidate,
-            StateRole::Candidate => Role::Candidate,
-            StateRole::Leader => Role::Leader,
-        }
-    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
