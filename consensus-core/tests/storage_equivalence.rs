@@ -11,10 +11,9 @@ mod histories;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use consensus_core::ids::ChainId;
 use consensus_core::storage::memory::MemoryStore;
 use consensus_core::storage::rocks::{RocksOptions, RocksStore};
-use consensus_core::storage::{Error, LogWriter, WriteBatch};
+use consensus_core::storage::{Error, LogWriter};
 use histories::{Random, contents, create, draw};
 use tempfile::TempDir;
 
