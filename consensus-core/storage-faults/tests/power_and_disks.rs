@@ -1,8 +1,8 @@
 //! The store on the real RocksDB: its power cut behind every change of the disk, its disk failing at every one.
 //!
 //! What may be found afterwards is what the store in memory, which is the simulator's disk, allows.
-//! `STORAGE_SCRIPTS=10000 cargo test -p storage-faults` runs more scripts; `STORAGE_SEED=17` one alone. A failure
-//! prints its seed.
+//! `STORAGE_CUTS=10000` cuts the power so often in random scripts; `STORAGE_SEED=17` runs one script alone. A
+//! failure prints its seed.
 
 #[path = "../../tests/storage_support/histories.rs"]
 mod histories;
@@ -201,7 +201,7 @@ fn a_power_cut_behind_every_operation_leaves_a_state_that_the_simulators_disk_al
 #[test]
 fn random_scripts_and_power_cuts_leave_what_the_simulators_disk_allows() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let cuts = number("STORAGE_SCRIPTS").unwrap_or(1000);
+    let cuts = number("STORAGE_CUTS").unwrap_or(1000);
     let seeds = number("STORAGE_SEED").map_or(1..=cuts.div_ceil(CUTS), |seed| seed..=seed);
     for seed in seeds {
         let mut random = Random(seed);
