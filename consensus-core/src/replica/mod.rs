@@ -17,6 +17,7 @@ use crate::ids::{ChainId, NodeId, Ticket};
 use crate::storage::{ChainState, LogReader, Snapshot};
 
 mod backlog;
+mod change;
 mod config;
 mod effect;
 mod election_clock;
@@ -259,9 +260,15 @@ impl Replica {
 
     /// The only voter must not stand for election while its log is not durable: it would win at once.
     fn must_not_campaign(&self) -> bool {
-        self.raw.raft.state != StateRole::Leader
-            && self.raw.raft.prs().is_singleton()
-            && !self.rounds.is_empty()
+        self.raw.raft.state != StateRole::Leader && self.is_unsynced_sole_voter()
+    }
+
+    /// Nobody else has a vote, in neither half of a joint membership, and not all of the log is durable.
+    fn is_unsynced_sole_voter(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        // What came in this round is in none of the rounds on their way to the disk yet.
+        let durable = self.rounds.is_empty() && log.persisted == log.last_index();
+        !durable && self.raw.raft.prs().conf().voters().ids().iter().all(|id| id == self.node)
     }
 
     fn on_tick(&mut self, effects: &mut Effects) {
@@ -299,11 +306,14 @@ impl Replica {
         if !self.callable() {
             return Ok(());
         }
+        let log = &self.raw.raft.raft_log;
         let door = gate::Doorstep {
             node: self.node,
             term: self.raw.raft.term,
-            last: self.raw.raft.raft_log.last_index(),
-            must_not_campaign: self.must_not_campaign(),
+            last: log.last_index(),
+            persisted: log.persisted,
+            committed: (log.committed, log.term(log.committed).ok()),
+            unsynced_sole_voter: self.is_unsynced_sole_voter(),
         };
         let verdict = match gate::judge(&door, &self.config.limits, from.get(), &message) {
             gate::Verdict::Pass => self.room_for(&message),
@@ -333,14 +343,18 @@ impl Replica {
     fn room_for(&self, message: &Message) -> gate::Verdict {
         use raft::eraftpb::MessageType;
         let kind = message.get_msg_type();
-        if self.raw.store().conf_state().voters.is_empty()
-            && matches!(
+        if self.raw.store().conf_state().voters.is_empty() {
+            // It may have voted in this term before it lost its store.
+            let vote = matches!(
                 kind,
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow
-            )
-        {
-            // It may have voted in this term before it lost its store.
-            return gate::Verdict::Refuse("no membership yet");
+            );
+            // Entries without a membership below them are a store that does not open again. An append
+            // further up is answered, and the answer brings the snapshot.
+            let start_of_log = kind == MessageType::MsgAppend && message.index == 0;
+            if vote || start_of_log {
+                return gate::Verdict::Refuse("no membership yet");
+            }
         }
         if matches!(self.phase, Phase::CatchingUp { .. })
             && matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot | MessageType::MsgTimeoutNow)
@@ -446,7 +460,9 @@ impl Replica {
         match command {
             Control::TransferLeader { to } => self.transfer_leader(ticket, to, effects),
             Control::Campaign => {
-                if !self.must_not_campaign() && matches!(self.phase, Phase::Running) {
+                // The crate itself would let a newcomer stand, to be elected by nobody.
+                let eligible = self.raw.raft.promotable() && !self.must_not_campaign();
+                if eligible && matches!(self.phase, Phase::Running) {
                     // The crate logs why it does not stand.
                     let _ = self.raw.campaign();
                     self.pin();
