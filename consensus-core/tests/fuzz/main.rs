@@ -9,7 +9,7 @@ mod known_panics;
 mod seeded;
 mod targets;
 
-use targets::peer_messages;
+use targets::{peer_messages, records};
 
 #[test]
 fn no_message_of_a_peer_halts_a_replica_or_breaks_its_promises() {
@@ -21,4 +21,12 @@ fn no_message_of_a_peer_halts_a_replica_or_breaks_its_promises() {
     });
     println!("{messages} messages, {passed} of them not refused at the gate");
     assert!(passed * 4 > messages, "most were refused: {passed} of {messages} passed");
+}
+
+#[test]
+fn no_bytes_on_the_disk_panic_or_pass_for_what_they_are_not() {
+    let mut decoded = 0;
+    seeded::run("records", 6_000, 2048, |bytes| decoded += records::records(bytes));
+    println!("{decoded} values decoded");
+    assert!(decoded > 0, "nothing that decodes was tried");
 }

@@ -4,6 +4,7 @@
 mod draws;
 mod messages;
 pub(crate) mod peer_messages;
+pub(crate) mod records;
 
 pub(crate) mod rig;
 pub(crate) mod states;
