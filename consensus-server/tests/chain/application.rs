@@ -43,8 +43,19 @@ fn store(voters: u64) -> Arc<MemoryStore> {
     store
 }
 
+fn writer(store: &Arc<MemoryStore>) -> Arc<NodeWriter> {
+    NodeWriter::start(store.clone(), GroupCommitLimits::default(), |_| {}).expect("a thread")
+}
+
 fn chain_start(store: &Arc<MemoryStore>, snapshots: Option<SnapshotPolicy>) -> ChainStart {
-    let writer = NodeWriter::start(store.clone(), GroupCommitLimits::default(), |_| {}).expect("a thread");
+    chain_start_with(store, &writer(store), snapshots)
+}
+
+fn chain_start_with(
+    store: &Arc<MemoryStore>,
+    writer: &Arc<NodeWriter>,
+    snapshots: Option<SnapshotPolicy>,
+) -> ChainStart {
     ChainStart {
         state: store.open_chain(chain_id()).expect("it is there"),
         replica: ReplicaConfig { snapshots, ..ReplicaConfig::default() },
@@ -57,9 +68,16 @@ fn chain_start(store: &Arc<MemoryStore>, snapshots: Option<SnapshotPolicy>) -> C
 }
 
 async fn journal(store: &Arc<MemoryStore>) -> (RunningChain, EmbedHandle<Journal>) {
+    journal_with(store, &writer(store)).await
+}
+
+async fn journal_with(
+    store: &Arc<MemoryStore>,
+    writer: &Arc<NodeWriter>,
+) -> (RunningChain, EmbedHandle<Journal>) {
     let policy = SnapshotPolicy { every_entries: 10, keep_entries: 2 };
-    let (running, journal) =
-        embed::start(chain_start(store, Some(policy)), Journal::default()).expect("it starts");
+    let start = chain_start_with(store, writer, Some(policy));
+    let (running, journal) = embed::start(start, Journal::default()).expect("it starts");
     let chain = journal.chain().clone();
     until("it leads", || chain.status().role == Role::Leader).await;
     (running, journal)
@@ -78,13 +96,16 @@ async fn propose(journal: &EmbedHandle<Journal>, command: String) -> embed::Appl
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_machine_in_memory_is_whole_again_after_a_restart_from_snapshot_and_log() {
     let store = store(1);
-    let (running, first) = journal(&store).await;
+    let first_writer = writer(&store);
+    let (running, first) = journal_with(&store, &first_writer).await;
     for n in 1..=25 {
         let applied = propose(&first, format!("line {n}")).await;
         assert_eq!(applied.answer, Bytes::from(n.to_string()));
     }
     until("the log is compacted", || first.chain().status().first > 10).await;
     running.stop(PATIENCE).await;
+    // What is on its way to the disk belongs to the first life.
+    tokio::task::spawn_blocking(move || first_writer.shutdown()).await.expect("the writer ends");
     assert!(store.entries(chain_id(), 1, 2, u64::MAX).is_err(), "the first entries are gone");
 
     let (running, second) = journal(&store).await;
