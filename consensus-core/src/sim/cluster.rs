@@ -8,7 +8,8 @@
 use super::clients::{Attempt, Clients, Next, Reply};
 use super::disk::Completion;
 use super::faults::{Fault, FaultStreams};
-use super::invariants::{Invariants, Verdict, Violation};
+use super::forgery::Forger;
+use super::invariants::{Invariants, NoPanic, Verdict};
 use super::mutant::Mutant;
 use super::network::Network;
 use super::node::{Node, Question};
@@ -89,6 +90,8 @@ pub(super) enum Happening {
     Patience { client: usize, attempt: u64 },
     /// A client reads.
     Read { client: usize },
+    /// A forged message arrives.
+    Forge,
 }
 
 /// A run.
@@ -103,6 +106,7 @@ pub struct Cluster {
     pub(super) trace: Trace,
     pub(super) faults: FaultStreams,
     pub(super) counters: Counters,
+    pub(super) forger: Forger,
     pub(super) mutant: Option<Mutant>,
     pub(super) sight: Sight,
     /// Faults have ended.
@@ -142,6 +146,7 @@ impl Cluster {
             trace: Trace::new(options.verbose),
             faults: FaultStreams::new(seed, count),
             counters: Counters::default(),
+            forger: Forger::new(seed, swarm.faults.forgery_every_us),
             mutant: options.mutant,
             sight: options.sight,
             quiet: false,
@@ -182,9 +187,11 @@ impl Cluster {
             self.schedule_read(client);
         }
         self.schedule_faults();
+        self.schedule_forgery();
         let end_us = self.swarm.safety_us;
         self.run_until(end_us)?;
         self.recover()?;
+        self.check_end()?;
         let blocks = self.invariants.one_content_per_position.blocks();
         self.invariants.acknowledged_once.judge(blocks, |client| self.clients.submitted(client))
     }
@@ -247,6 +254,7 @@ impl Cluster {
                 self.read(client);
                 Ok(())
             }
+            Happening::Forge => self.forge(),
         }
     }
 
@@ -287,8 +295,7 @@ impl Cluster {
         let incarnation = self.nodes[node].incarnation + 1;
         let replica_seed = Rng::new(self.swarm.seed, Stream::Election, (id << 32) | incarnation).draw();
         let found = self.nodes[node].start(&self.swarm, replica_seed);
-        let found =
-            found.map_err(|why| Violation::new("S17 opens what it wrote", format!("n{id}: {why}")))?;
+        let found = self.invariants.no_panic.starts(id, found)?;
         let promises = found.promises;
         self.note(
             node,
@@ -299,6 +306,8 @@ impl Cluster {
         if self.sight == Sight::Inside {
             reopened.and(same)?;
         }
+        self.check_durable(node)?;
+        self.invariants.leadership_told.starts(node, promises.hard_state.term);
         let order = &mut self.invariants.apply_order;
         order.starts(node, promises.applied, found.application, promises.height, found.installing)?;
         if let Some(running) = &self.nodes[node].running {
@@ -455,7 +464,7 @@ pub fn run(options: Options) -> Report {
             .unwrap_or_default(),
     };
     let failure = Failure {
-        violation: Violation::new("S17 no panic", why),
+        violation: NoPanic::panicked(&why),
         swarm: Swarm::derive(options.seed),
         last_steps: Vec::new(),
     };

@@ -140,6 +140,11 @@ impl Disk {
         &self.durable
     }
 
+    /// The lowest index whose durable entry is not what it was at the last call.
+    pub fn take_changed_from(&mut self) -> Option<u64> {
+        self.durable.take_changed_from()
+    }
+
     /// What was reported durable.
     pub fn promised(&self) -> Promises {
         self.promised
@@ -286,7 +291,8 @@ impl Disk {
     pub fn check_reopened(&mut self, height: u64) -> Result<(), Violation> {
         let refused = |detail: String| Violation::new("S9 log", detail);
         let state = self.store.open_chain(self.chain).map_err(|error| refused(error.to_string()))?;
-        let mut found = LogImage::new(state.truncated, state.hard_state, state.applied.index);
+        let snapshot = state.snapshot.as_ref().map_or(0, |snapshot| snapshot.position.index);
+        let mut found = LogImage::new(state.truncated, state.hard_state, state.applied.index, snapshot);
         let (from, to) = (state.truncated.index + 1, state.last.index + 1);
         let entries =
             self.store.entries(self.chain, from, to, u64::MAX).map_err(|error| refused(error.to_string()))?;

@@ -177,6 +177,7 @@ impl Cluster {
         if self.nodes[node].running.take().is_none() {
             return Ok(());
         }
+        self.invariants.stops(node);
         let wreck = self.nodes[node].disk.crash()?;
         *self.counters.crashes.entry(boundary).or_default() += 1;
         self.note(node, Step::Crash { boundary, kept: wreck.kept, lost: wreck.lost });

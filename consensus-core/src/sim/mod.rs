@@ -9,10 +9,12 @@
 //! Not here yet: membership changes, disk errors and corruption, lost stores, a controller as application.
 
 pub mod application;
+mod checks;
 pub mod clients;
 pub mod cluster;
 pub mod disk;
 mod faults;
+pub mod forgery;
 mod hash_chain;
 pub mod image;
 pub mod invariants;

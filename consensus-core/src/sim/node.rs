@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::application::{Application, Submission};
 use super::disk::Disk;
-use super::image::LogImage;
+use super::image::{EntryDigest, LogImage};
 use super::invariants::Promises;
 use super::swarm::Swarm;
 use crate::ids::{ChainId, Ticket};
@@ -39,8 +39,8 @@ pub enum Task {
 /// What a ticket stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Question {
-    /// A block.
-    Proposal(Vec<Submission>),
+    /// A block, and the hash over its payload.
+    Proposal(Vec<Submission>, u64),
     /// A read that has to see at least this index.
     Read(u64),
     /// A command of the operator.
@@ -204,7 +204,7 @@ impl Running {
         let bytes_max = swarm.limits.entry_bytes_max;
         while let Some(block) = self.pool.cut(swarm.workload.block_transactions_max, bytes_max) {
             let data = self.application.encode(now_us, &block);
-            let ticket = self.ask(Question::Proposal(block));
+            let ticket = self.ask(Question::Proposal(block, EntryDigest::content_of(&data)));
             proposals.push(Proposal { ticket, data });
         }
         let (count, bytes) = (proposals.len(), proposals.iter().map(|proposal| proposal.data.len()).sum());

@@ -63,6 +63,7 @@ pub struct Counters {
     pub reads: u64,
     pub snapshots_built: u64,
     pub snapshots_installed: u64,
+    pub forged: u64,
     /// By boundary.
     pub crashes: BTreeMap<&'static str, u64>,
     /// Messages refused at the gate, by reason.
@@ -89,6 +90,7 @@ impl Counters {
         self.reads += other.reads;
         self.snapshots_built += other.snapshots_built;
         self.snapshots_installed += other.snapshots_installed;
+        self.forged += other.forged;
         for (sum, more) in [(&mut self.crashes, &other.crashes), (&mut self.refused, &other.refused)] {
             more.iter().for_each(|(what, count)| *sum.entry(what).or_default() += count);
         }
@@ -133,6 +135,6 @@ impl fmt::Display for Counters {
             self.snapshots_installed
         )?;
         writeln!(f, "{} crashes: {}", self.crashes(), words(&self.crashes))?;
-        write!(f, "refused at the gate: {}", words(&self.refused))
+        write!(f, "{} messages forged, refused at the gate: {}", self.forged, words(&self.refused))
     }
 }

@@ -51,6 +51,8 @@ pub enum Stream {
     Election,
     /// Transfers of leadership.
     Transfer,
+    /// Forged messages.
+    Forgery = 100,
 }
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

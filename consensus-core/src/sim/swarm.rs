@@ -119,6 +119,8 @@ pub struct NodeFaults {
     pub transfer_every_us: Option<u64>,
     /// Whether clocks run up to a twentieth fast or slow.
     pub drift: bool,
+    /// Mean time between forged messages; `None`: none.
+    pub forgery_every_us: Option<u64>,
 }
 
 /// Times of the machines.
@@ -331,6 +333,9 @@ fn derive_faults(fields: &mut Fields) -> NodeFaults {
         pause_for_us: fields.pick(&[500 * MILLISECOND, 3 * SECOND, 15 * SECOND]),
         transfer_every_us: fields.fault(5, 60).map(|seconds| seconds * SECOND),
         drift: fields.coin(),
+        forgery_every_us: Fields { seed: fields.seed, field: 1_000 }
+            .fault(1, 20)
+            .map(|seconds| seconds * SECOND),
     }
 }
 

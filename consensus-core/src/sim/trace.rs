@@ -108,6 +108,7 @@ pub enum Step {
     Quiet,
     Submit { client: u64, number: u64, node: u64 },
     Reply { client: u64, number: u64, height: u64 },
+    Forge { from: u64, reason: &'static str },
 }
 
 impl fmt::Display for Step {

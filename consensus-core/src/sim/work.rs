@@ -32,6 +32,7 @@ impl Cluster {
         if self.crashes_at(node, Boundary::Written) {
             return self.crash(node, Boundary::Written.as_str());
         }
+        self.check_durable(node)?;
         let promised = self.nodes[node].disk.promised();
         self.invariants.monotonic.durable(node, promised);
         for completion in completions {
@@ -100,13 +101,13 @@ impl Cluster {
         let taken = taken.map_err(|why| Violation::new("S10 apply order", format!("n{id}: {why}")))?;
         let height = running.application.tip().0;
         let index = entries.last().map_or(0, |last| last.index);
+        let bytes = entries.iter().map(|entry| entry.data.len() as u64).sum();
+        self.invariants.ordered_and_bounded.takes(node, bytes);
         let mut told = Vec::new();
-        for (height, block) in taken.blocks {
-            self.invariants.apply_order.block(node, height)?;
-            let told_here =
-                block.transactions.iter().filter(|(client, number)| running.pool.told(*client, *number));
-            told.extend(told_here.copied());
-            self.invariants.one_content_per_position.block(id, height, block)?;
+        for block in taken.blocks {
+            let ids = block.canonical.transactions.iter();
+            told.extend(ids.filter(|(client, number)| running.pool.told(*client, *number)).copied());
+            self.invariants.block(node, block)?;
         }
         for (client, number) in told {
             let place = self.nodes[node]

@@ -2,31 +2,53 @@
 //!
 //! The cluster tells the checks what it sees; a check answers with a [`Violation`] at the first
 //! contradiction. All of them take constant time per observation (amortised).
+//!
+//! Not judged here: S12 and S13, because no membership changes in a run; S19, because the functions of health and
+//! readiness belong to the server, whose own tests judge them.
 
 mod acknowledged_once;
 mod apply_order;
+mod chained_blocks;
+mod committed_stays;
 mod durable_before_heard;
 mod durable_quorum;
 mod fresh_reads;
+mod leader_completeness;
+mod leadership_told;
+mod log_matching;
 mod monotonic;
+mod no_id_twice;
+mod no_panic;
 mod one_content_per_position;
 mod one_leader_per_term;
 mod one_vote_per_term;
 mod ordered_and_bounded;
+mod refused_as_forged;
+mod true_answers;
 
 use std::fmt;
 
 pub use acknowledged_once::{AcknowledgedOnce, Acknowledgement};
 pub use apply_order::ApplyOrder;
+pub use chained_blocks::ChainedBlocks;
+pub use committed_stays::CommittedStays;
 pub use durable_before_heard::DurableBeforeHeard;
 pub use durable_quorum::DurableQuorum;
 pub use fresh_reads::FreshReads;
+pub use leader_completeness::{Leader, LeaderCompleteness};
+pub use leadership_told::LeadershipTold;
+pub use log_matching::LogMatching;
 pub use monotonic::{Monotonic, Promises};
+pub use no_id_twice::NoIdTwice;
+pub use no_panic::NoPanic;
 pub use one_content_per_position::{CanonicalBlock, OneContentPerPosition};
 pub use one_leader_per_term::OneLeaderPerTerm;
 pub use one_vote_per_term::OneVotePerTerm;
 pub use ordered_and_bounded::OrderedAndBounded;
+pub use refused_as_forged::RefusedAsForged;
+pub use true_answers::TrueAnswers;
 
+use super::application::TakenBlock;
 use crate::limits::Limits;
 
 /// Something that must never be.
@@ -59,10 +81,16 @@ pub type Verdict = Result<(), Violation>;
 pub struct Invariants {
     /// S1.
     pub one_leader_per_term: OneLeaderPerTerm,
+    /// S2.
+    pub log_matching: LogMatching,
+    /// S3.
+    pub leader_completeness: LeaderCompleteness,
     /// S4.
     pub one_content_per_position: OneContentPerPosition,
     /// S5.
     pub durable_quorum: DurableQuorum,
+    /// S6.
+    pub committed_stays: CommittedStays,
     /// S7.
     pub monotonic: Monotonic,
     /// S8.
@@ -71,8 +99,20 @@ pub struct Invariants {
     pub ordered_and_bounded: OrderedAndBounded,
     /// S10.
     pub apply_order: ApplyOrder,
+    /// S11.
+    pub chained_blocks: ChainedBlocks,
     /// S14.
     pub fresh_reads: FreshReads,
+    /// S15.
+    pub no_id_twice: NoIdTwice,
+    /// S17.
+    pub no_panic: NoPanic,
+    /// S18.
+    pub refused_as_forged: RefusedAsForged,
+    /// S20.
+    pub leadership_told: LeadershipTold,
+    /// A1.
+    pub true_answers: TrueAnswers,
     /// D1.
     pub durable_before_heard: DurableBeforeHeard,
     /// P4.
@@ -84,15 +124,48 @@ impl Invariants {
     pub fn new(nodes: usize, voters: usize, limits: &Limits) -> Self {
         Self {
             one_leader_per_term: OneLeaderPerTerm::default(),
+            log_matching: LogMatching::new(nodes),
+            leader_completeness: LeaderCompleteness::default(),
             one_content_per_position: OneContentPerPosition::default(),
             durable_quorum: DurableQuorum::new(voters),
+            committed_stays: CommittedStays::new(nodes, voters),
             monotonic: Monotonic::new(nodes),
             one_vote_per_term: OneVotePerTerm::default(),
-            ordered_and_bounded: OrderedAndBounded::new(limits),
+            ordered_and_bounded: OrderedAndBounded::new(nodes, limits),
             apply_order: ApplyOrder::new(nodes),
+            chained_blocks: ChainedBlocks,
             fresh_reads: FreshReads::default(),
+            no_id_twice: NoIdTwice::default(),
+            no_panic: NoPanic,
+            refused_as_forged: RefusedAsForged::new(nodes),
+            leadership_told: LeadershipTold::new(nodes),
+            true_answers: TrueAnswers,
             durable_before_heard: DurableBeforeHeard,
             acknowledged_once: AcknowledgedOnce::default(),
         }
+    }
+
+    /// A node is gone with everything that only its process knew.
+    pub fn stops(&mut self, node: usize) {
+        self.refused_as_forged.stops(node);
+        self.leadership_told.stops(node);
+        self.ordered_and_bounded.stops(node);
+    }
+
+    /// An application has made a block.
+    ///
+    /// # Errors
+    /// The first property that it violates.
+    pub fn block(&mut self, node: usize, block: TakenBlock) -> Verdict {
+        let id = node as u64 + 1;
+        let TakenBlock { height, previous, canonical, sealed } = block;
+        self.apply_order.block(node, height)?;
+        self.chained_blocks.block(id, height, previous, self.one_content_per_position.blocks())?;
+        let transactions = canonical.transactions.clone();
+        if self.one_content_per_position.block(id, height, canonical)? {
+            self.no_id_twice.block(height, &transactions)?;
+            sealed.map_or(Ok(()), |block| self.chained_blocks.sealed(id, &block))?;
+        }
+        Ok(())
     }
 }
