@@ -31,6 +31,6 @@ impl Cluster {
             let node = &self.nodes[0];
             self.invariants.chained_blocks.audit(node.id, node.disk.store().as_ref(), node.chain())?;
         }
-        Ok(())
+        self.invariants.client_history.judge()
     }
 }

@@ -171,7 +171,7 @@ impl Cluster {
         self.counters.simulated_us = self.schedule.now_us();
         self.counters.elections = self.invariants.one_leader_per_term.elections();
         self.counters.blocks = self.invariants.one_content_per_position.blocks().len() as u64;
-        self.counters.acknowledged = self.invariants.acknowledged_once.count();
+        self.counters.acknowledged = self.invariants.client_history.count();
         self.counters.reads = self.invariants.fresh_reads.reads();
         self.counters.syncs = self.nodes.iter().map(|node| node.disk.syncs()).sum();
         Report { seed: self.swarm.seed, trace: self.trace.hash(), counters: self.counters, failure }
@@ -191,9 +191,7 @@ impl Cluster {
         let end_us = self.swarm.safety_us;
         self.run_until(end_us)?;
         self.recover()?;
-        self.check_end()?;
-        let blocks = self.invariants.one_content_per_position.blocks();
-        self.invariants.acknowledged_once.judge(blocks, |client| self.clients.submitted(client))
+        self.check_end()
     }
 
     /// Lets everything happen up to a time.
@@ -350,6 +348,8 @@ impl Cluster {
 
     fn submit(&mut self, attempt: Attempt) {
         let Attempt { client, submission, .. } = attempt;
+        let now_us = self.schedule.now_us();
+        self.invariants.client_history.submits(submission.client, submission.number, now_us);
         self.trace.record(
             self.schedule.now_us(),
             0,
@@ -406,7 +406,7 @@ impl Cluster {
                 let blocks = self.invariants.one_content_per_position.blocks();
                 let index = blocks.get((told.height as usize).wrapping_sub(1)).map_or(u64::MAX, |b| b.index);
                 self.invariants.fresh_reads.acknowledged(index);
-                self.invariants.acknowledged_once.acknowledged(told);
+                self.invariants.client_history.acknowledged(told);
                 self.schedule.at(at_us, Happening::Begin { client });
             }
         }

@@ -16,6 +16,7 @@ pub mod disk;
 mod faults;
 pub mod forgery;
 mod hash_chain;
+pub mod history;
 pub mod image;
 pub mod invariants;
 mod liveness;

@@ -6,9 +6,9 @@
 //! Not judged here: S12 and S13, because no membership changes in a run; S19, because the functions of health and
 //! readiness belong to the server, whose own tests judge them.
 
-mod acknowledged_once;
 mod apply_order;
 mod chained_blocks;
+mod client_history;
 mod committed_stays;
 mod durable_before_heard;
 mod durable_quorum;
@@ -28,9 +28,9 @@ mod true_answers;
 
 use std::fmt;
 
-pub use acknowledged_once::{AcknowledgedOnce, Acknowledgement};
 pub use apply_order::ApplyOrder;
 pub use chained_blocks::ChainedBlocks;
+pub use client_history::{Acknowledgement, ClientHistory};
 pub use committed_stays::CommittedStays;
 pub use durable_before_heard::DurableBeforeHeard;
 pub use durable_quorum::DurableQuorum;
@@ -116,7 +116,7 @@ pub struct Invariants {
     /// D1.
     pub durable_before_heard: DurableBeforeHeard,
     /// P4.
-    pub acknowledged_once: AcknowledgedOnce,
+    pub client_history: ClientHistory,
 }
 
 impl Invariants {
@@ -141,7 +141,7 @@ impl Invariants {
             leadership_told: LeadershipTold::new(nodes),
             true_answers: TrueAnswers,
             durable_before_heard: DurableBeforeHeard,
-            acknowledged_once: AcknowledgedOnce::default(),
+            client_history: ClientHistory::new(nodes),
         }
     }
 
@@ -161,6 +161,7 @@ impl Invariants {
         let TakenBlock { height, previous, canonical, sealed } = block;
         self.apply_order.block(node, height)?;
         self.chained_blocks.block(id, height, previous, self.one_content_per_position.blocks())?;
+        self.client_history.delivers(node, height, &canonical)?;
         let transactions = canonical.transactions.clone();
         if self.one_content_per_position.block(id, height, canonical)? {
             self.no_id_twice.block(height, &transactions)?;
