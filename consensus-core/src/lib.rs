@@ -14,6 +14,7 @@ pub mod error;
 pub mod ids;
 pub mod ledger;
 pub mod limits;
+pub mod mutant;
 pub mod replica;
 pub mod storage;
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use raft::{RawNode, StateRole};
 
 use crate::ids::{ChainId, NodeId, Ticket};
+use crate::mutant::{self, Mutant};
 use crate::storage::{ChainState, LogReader, Snapshot};
 
 mod backlog;
@@ -150,6 +151,7 @@ impl Replica {
             config.election_ticks_max,
         );
         let resume_install = state.snapshot.clone().filter(|_| state.installing);
+        let resume_install = resume_install.filter(|_| !mutant::is(Mutant::InterruptedInstallForgotten));
         let rounds = ready::Rounds::new(state.hard_state);
         let view = log_view::LogView::new(&state, reader, config.limits.tail_bytes_max);
         let raw = RawNode::new(&raft_config, view, &raft_logger::logger(node))?;
@@ -261,6 +263,7 @@ impl Replica {
         self.raw.raft.state != StateRole::Leader
             && self.raw.raft.prs().is_singleton()
             && !self.rounds.is_empty()
+            && !mutant::is(Mutant::SoleVoterDoesNotWait)
     }
 
     fn on_tick(&mut self, effects: &mut Effects) {
@@ -333,6 +336,7 @@ impl Replica {
         use raft::eraftpb::MessageType;
         let kind = message.get_msg_type();
         if self.raw.store().conf_state().voters.is_empty()
+            && !mutant::is(Mutant::NewcomerVotes)
             && matches!(
                 kind,
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow
@@ -347,7 +351,7 @@ impl Replica {
             return gate::Verdict::Refuse("installing a snapshot");
         }
         if kind == MessageType::MsgAppend && !message.entries.is_empty() {
-            if self.backlog.bytes() >= self.config.limits.apply_backlog_bytes_max {
+            if self.backlog_full() {
                 return gate::Verdict::Refuse("apply backlog full");
             }
             if self.rounds.bytes() >= self.config.limits.unpersisted_bytes_max {
@@ -374,7 +378,12 @@ impl Replica {
             return Some(Refusal::NotLeader { leader: self.leader() });
         }
         let bound = self.config.limits.apply_backlog_bytes_max;
-        (self.backlog.bytes() >= bound).then_some(Refusal::Overloaded { what: "apply backlog bytes", bound })
+        self.backlog_full().then_some(Refusal::Overloaded { what: "apply backlog bytes", bound })
+    }
+
+    fn backlog_full(&self) -> bool {
+        let bound = self.config.limits.apply_backlog_bytes_max;
+        self.backlog.bytes() >= bound && !mutant::is(Mutant::BacklogUnbounded)
     }
 
     /// Leads, has applied everything it inherited, and is not handing over.
@@ -398,6 +407,11 @@ impl Replica {
             return;
         }
         self.reads.park(ticket, self.ticks);
+        if mutant::is(Mutant::StaleLeaderReads) {
+            let context = self.reads.next_context();
+            self.reads.asked();
+            self.reads.confirm(&context, self.raw.raft.raft_log.committed);
+        }
     }
 
     fn on_applied(&mut self, index: u64, effects: &mut Effects) -> Result<(), Halt> {
@@ -471,7 +485,8 @@ impl Replica {
         self.resolve_transfer(effects);
         // While a snapshot is on its way into the application, the application is behind `applied`.
         if !matches!(self.phase, Phase::CatchingUp { .. }) {
-            self.reads.applied(self.applied, effects);
+            let early = mutant::is(Mutant::ReadBeforeApplied);
+            self.reads.applied(if early { u64::MAX } else { self.applied }, effects);
         }
         self.request_proposals(effects);
         if std::mem::take(&mut self.lazy_due) {
@@ -496,7 +511,7 @@ impl Replica {
         for (message, tickets) in self.proposals.take_gathered(self.node, self.config.limits.append_bytes_max)
         {
             // A follower's crate would forward it to the leader, whose gate takes no proposals from peers.
-            let leads = self.raw.raft.state == StateRole::Leader;
+            let leads = self.raw.raft.state == StateRole::Leader || mutant::is(Mutant::ProposalsForwarded);
             let stepped = if leads { self.raw.step(message) } else { Err(raft::Error::ProposalDropped) };
             self.pin();
             match stepped {

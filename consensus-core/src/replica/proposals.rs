@@ -10,6 +10,7 @@ use raft::eraftpb::{Entry, MessageType};
 use super::{Effect, Effects, Message, Outcome, Proposal, Refusal};
 use crate::ids::{NodeId, Ticket};
 use crate::limits::Limits;
+use crate::mutant::{self, Mutant};
 use crate::storage::LogEntry;
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +44,8 @@ impl Proposals {
         if bytes == 0 || bytes > limits.entry_bytes_max {
             return Err((proposal.ticket, Refusal::EntrySize { bytes, bound: limits.entry_bytes_max }));
         }
-        if self.outstanding() >= limits.inflight_proposals_max {
+        let full = self.outstanding() >= limits.inflight_proposals_max;
+        if full && !mutant::is(Mutant::ProposalsUnbounded) {
             let refusal = Refusal::Overloaded {
                 what: "proposals in flight",
                 bound: limits.inflight_proposals_max as u64,
@@ -100,7 +102,8 @@ impl Proposals {
     pub(super) fn committed(&mut self, entry: &LogEntry, effects: &mut Effects) -> Option<Ticket> {
         while let Some(own) = self.in_flight.pop_front_if(|own| own.index <= entry.index) {
             self.in_flight_bytes -= own.bytes;
-            if own.index == entry.index && own.term == entry.term {
+            let same_term = own.term == entry.term || mutant::is(Mutant::AnswersByIndexOnly);
+            if own.index == entry.index && same_term {
                 self.committed.push_back(own);
                 return Some(own.ticket);
             }
@@ -118,7 +121,10 @@ impl Proposals {
 
     /// Leadership is lost: what is not committed may still be, but nobody here will know by its ticket.
     pub(super) fn lost(&mut self, leader: Option<NodeId>, effects: &mut Effects) {
-        for own in self.in_flight.drain(..) {
+        if mutant::is(Mutant::AnswersByIndexOnly) {
+            return;
+        }
+        for own in self.in_flight.drain(..).filter(|_| !mutant::is(Mutant::LostProposalsUnanswered)) {
             fail(own.ticket, Refusal::LeadershipLost { leader }, effects);
         }
         for proposal in self.gathered.drain(..) {

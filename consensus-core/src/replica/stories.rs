@@ -15,6 +15,9 @@ use crate::storage::memory::MemoryStore;
 use crate::storage::{ConfState, Identity, LogWriter, WriteBatch};
 
 mod acknowledgements;
+mod membership;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod newcomers;
 
 /// A replica whose disk, application and peers are played by the test.

@@ -10,7 +10,7 @@ use super::disk::Completion;
 use super::faults::{Fault, FaultStreams};
 use super::forgery::Forger;
 use super::invariants::{Invariants, NoPanic, Verdict};
-use super::mutant::Mutant;
+use super::mutant::{self, Mutant};
 use super::network::Network;
 use super::node::{Node, Question};
 use super::report::{Counters, Failure, Report};
@@ -453,7 +453,9 @@ impl Cluster {
 /// # Panics
 /// Never by itself; a panic inside the code under test becomes a failure of the run.
 pub fn run(options: Options) -> Report {
-    let guarded = std::panic::catch_unwind(|| Cluster::new(options).map(Cluster::run));
+    let guarded = std::panic::catch_unwind(|| {
+        mutant::broken(options.mutant, || Cluster::new(options).map(Cluster::run))
+    });
     let why = match guarded {
         Ok(Ok(report)) => return report,
         Ok(Err(why)) => why,

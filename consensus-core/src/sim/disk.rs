@@ -212,7 +212,7 @@ impl Disk {
             completions.extend(write.answer);
             self.unsynced.push_back(write);
         }
-        if synced && !self.mutant.is_some_and(Mutant::never_syncs) {
+        if synced && self.mutant != Some(Mutant::LogNotSynced) {
             self.sync()?;
         }
         Ok((completions, self.begin()))
@@ -245,7 +245,7 @@ impl Disk {
 
     /// A broken rule: the promises of a batch that has nothing else come with the next batch.
     fn keep_back_promises(&mut self, batch: &mut WriteBatch) {
-        if !self.mutant.is_some_and(Mutant::keeps_votes_back) {
+        if self.mutant != Some(Mutant::VoteNotSynced) {
             return;
         }
         if batch.hard_state.is_some() {

@@ -20,7 +20,6 @@ pub mod history;
 pub mod image;
 pub mod invariants;
 mod liveness;
-pub mod mutant;
 pub mod network;
 pub mod node;
 pub mod report;
@@ -31,7 +30,7 @@ pub mod swarm;
 pub mod trace;
 mod work;
 
+pub use crate::mutant::{self, Mutant};
 pub use cluster::{Options, Sight, run};
-pub use mutant::Mutant;
 pub use report::{Counters, Failure, Report};
 pub use swarm::Swarm;

@@ -219,7 +219,7 @@ impl Cluster {
         let digests = EntryDigest::of_batch(&batch);
         let issued = self.nodes[node].issued.write(&batch, &digests);
         issued.map_err(|how| Violation::new("S9 log", format!("n{} hands out: {how}", node + 1)))?;
-        let early = self.mutant.is_some_and(Mutant::acknowledges_early);
+        let early = self.mutant == Some(Mutant::AcknowledgeBeforePersist);
         let write = Write::of_replica(batch, digests, !early);
         let early = if early { write.awaited() } else { None };
         self.write(process, write);

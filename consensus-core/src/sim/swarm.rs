@@ -161,6 +161,8 @@ pub struct Workload {
     pub block_transactions_max: usize,
     /// Mean pause between two linearizable reads of a client; `None`: no reads.
     pub read_every_us: Option<u64>,
+    /// Whether applications propose what is in flight again, and more than there is room for.
+    pub careless: bool,
 }
 
 /// Everything that a seed decides before the run.
@@ -347,6 +349,7 @@ fn derive_workload(fields: &mut Fields) -> Workload {
         bytes_max: fields.pick(&[16, 200, 600, 900]),
         block_transactions_max: fields.pick(&[1, 4, 100]),
         read_every_us: fields.fault(100, 5_000).map(|milliseconds| milliseconds * MILLISECOND),
+        careless: Fields { seed: fields.seed, field: 1_100 }.coin(),
     }
 }
 

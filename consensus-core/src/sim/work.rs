@@ -97,7 +97,9 @@ impl Cluster {
         let id = node as u64 + 1;
         let chain = self.nodes[node].chain();
         let Some(running) = self.nodes[node].running.as_mut() else { return Ok(()) };
+        let before = running.application.index();
         let taken = running.application.apply(entries);
+        self.invariants.apply_order.taken(node, before, running.application.index())?;
         let taken = taken.map_err(|why| Violation::new("S10 apply order", format!("n{id}: {why}")))?;
         let height = running.application.tip().0;
         let index = entries.last().map_or(0, |last| last.index);
