@@ -53,91 +53,91 @@ mutants! {
     // The simulator's disk and driver.
 
     /// Term and vote of a synced write reach the disk only with the write after it.
-    VoteNotSynced: "vote-not-synced", Seeds(20);
+    VoteNotSynced: "vote-not-synced", Seeds(40);
     /// A synced write is reported durable and is not until the machine syncs for another reason, which is never.
-    LogNotSynced: "log-not-synced", Seeds(20);
+    LogNotSynced: "log-not-synced", Seeds(40);
     /// A write is reported durable when it is handed to the writer.
-    AcknowledgeBeforePersist: "acknowledge-before-persist", Seeds(20);
+    AcknowledgeBeforePersist: "acknowledge-before-persist", Seeds(40);
     /// The simulator's own application leaves the ids that it knows out of its record and its snapshots.
-    DedupNotInSnapshot: "dedup-not-in-snapshot", Seeds(20);
+    DedupNotInSnapshot: "dedup-not-in-snapshot", Seeds(40);
 
     // What is durable when.
 
     /// A start takes the term from the disk and not the vote in it.
-    VoteForgottenAtRestart: "vote-forgotten-at-restart", Seeds(20);
+    VoteForgottenAtRestart: "vote-forgotten-at-restart", Seeds(40);
     /// The commit index is written in a batch before that of its entries.
-    CommitSavedBeforeLog: "commit-saved-before-log", Seeds(20);
+    CommitSavedBeforeLog: "commit-saved-before-log", Seeds(40);
     /// The applied index counts what was handed to the application, not what it has taken.
-    AppliedSavedBeforeApplication: "applied-saved-before-application", Seeds(20);
+    AppliedSavedBeforeApplication: "applied-saved-before-application", Seeds(40);
     /// What promises something leaves at once.
-    PromisesNotHeld: "promises-not-held", Seeds(20);
+    PromisesNotHeld: "promises-not-held", Seeds(40);
     /// A leader speaks in its term before its term and its own vote are durable.
-    LeaderSpeaksEarly: "leader-speaks-early", Seeds(20);
+    LeaderSpeaksEarly: "leader-speaks-early", Seeds(60);
     /// A replaced tail is not removed by the batch that replaces it.
-    ReplacedTailKept: "replaced-tail-kept", Seeds(20);
+    ReplacedTailKept: "replaced-tail-kept", Seeds(40);
     /// A late notice of durability counts for a tail that was replaced since.
     LateNoticeCounts: "late-notice-counts", Story;
     /// An acknowledgement is not repeated, even if the first one was lost.
-    AcknowledgementNeverRepeated: "acknowledgement-never-repeated", Seeds(20);
+    AcknowledgementNeverRepeated: "acknowledgement-never-repeated", Seeds(40);
     /// The only voter stands for election while its log is not durable.
     SoleVoterDoesNotWait: "sole-voter-does-not-wait", Story;
 
     // The way to the application.
 
     /// A committed entry is skipped while others wait for the application.
-    CommittedEntrySkipped: "committed-entry-skipped", Seeds(20);
+    CommittedEntrySkipped: "committed-entry-skipped", Seeds(40);
     /// The ledger takes an entry that it has again.
-    AppliedAgain: "applied-again", Seeds(20);
+    AppliedAgain: "applied-again", Seeds(40);
     /// The application is given more whatever waits for it.
-    BacklogUnbounded: "backlog-unbounded", Seeds(20);
+    BacklogUnbounded: "backlog-unbounded", Seeds(40);
     /// Rounds are handed to the writer whatever waits for it.
-    WriterUnbounded: "writer-unbounded", Seeds(20);
+    WriterUnbounded: "writer-unbounded", Seeds(40);
     /// Proposals are taken whatever is in flight.
-    ProposalsUnbounded: "proposals-unbounded", Seeds(20);
+    ProposalsUnbounded: "proposals-unbounded", Seeds(40);
 
     // Answers.
 
     /// A ticket outlives the leadership that it was given in and stands for whatever is at its index.
-    AnswersByIndexOnly: "answers-by-index-only", Seeds(20);
+    AnswersByIndexOnly: "answers-by-index-only", Seeds(40);
     /// What was in flight when leadership was lost is never answered.
-    LostProposalsUnanswered: "lost-proposals-unanswered", Seeds(20);
+    LostProposalsUnanswered: "lost-proposals-unanswered", Seeds(40);
     /// A replica that does not lead lets the raft crate forward proposals.
-    ProposalsForwarded: "proposals-forwarded", Seeds(20);
+    ProposalsForwarded: "proposals-forwarded", Seeds(200);
     /// A leader answers a read without asking anybody whether it still leads.
-    StaleLeaderReads: "stale-leader-reads", Seeds(20);
+    StaleLeaderReads: "stale-leader-reads", Seeds(100);
     /// Every read is asked under the same context.
-    ReadContextReused: "read-context-reused", Seeds(20);
+    ReadContextReused: "read-context-reused", Seeds(40);
     /// A read is answered before the application has what it must see.
-    ReadBeforeApplied: "read-before-applied", Seeds(20);
+    ReadBeforeApplied: "read-before-applied", Seeds(40);
     /// Role and term are told as they were.
-    LeadershipToldLate: "leadership-told-late", Seeds(20);
+    LeadershipToldLate: "leadership-told-late", Seeds(40);
     /// A transfer of leadership is never given up.
-    TransferNeverGivenUp: "transfer-never-given-up", Seeds(20);
+    TransferNeverGivenUp: "transfer-never-given-up", Seeds(200);
     /// Leadership may go to a peer that is no voter or was not heard.
     TransferToAnybody: "transfer-to-anybody", Story;
 
     // The gate.
 
     /// Every message passes.
-    GateOpen: "gate-open", Seeds(20);
+    GateOpen: "gate-open", Seeds(40);
 
     // Snapshots.
 
     /// A received snapshot is acknowledged before it is durable.
-    SnapshotAcknowledgedEarly: "snapshot-acknowledged-early", Seeds(20);
+    SnapshotAcknowledgedEarly: "snapshot-acknowledged-early", Seeds(40);
     /// A start does not go on with an installation that a crash interrupted.
-    InterruptedInstallForgotten: "interrupted-install-forgotten", Seeds(20);
+    InterruptedInstallForgotten: "interrupted-install-forgotten", Seeds(100);
     /// The log is compacted in a batch before that of the snapshot.
-    CompactedBeforeSnapshot: "compacted-before-snapshot", Seeds(20);
+    CompactedBeforeSnapshot: "compacted-before-snapshot", Seeds(40);
     /// One entry too many is compacted.
-    CompactionOffByOne: "compaction-off-by-one", Seeds(20);
+    CompactionOffByOne: "compaction-off-by-one", Seeds(40);
     /// Nobody notices that a snapshot was lost on its way.
-    SnapshotLossUnnoticed: "snapshot-loss-unnoticed", Seeds(20);
+    SnapshotLossUnnoticed: "snapshot-loss-unnoticed", Seeds(40);
 
     // Membership.
 
     /// Learners count in elections and commits.
-    LearnerCounted: "learner-counted", Seeds(20);
+    LearnerCounted: "learner-counted", Seeds(40);
     /// A new membership is not saved.
     MembershipNotSaved: "membership-not-saved", Story;
     /// A membership change takes effect when it is appended.
@@ -156,13 +156,13 @@ mutants! {
     // The ledger.
 
     /// A transaction that the chain has is put into it again.
-    DuplicateNotLeftOut: "duplicate-not-left-out", Seeds(20);
+    DuplicateNotLeftOut: "duplicate-not-left-out", Seeds(40);
     /// A start does not read the window of known ids.
-    WindowNotReadAtOpen: "window-not-read-at-open", Seeds(20);
+    WindowNotReadAtOpen: "window-not-read-at-open", Seeds(40);
     /// A block carries no hash of the one before.
-    BlocksNotChained: "blocks-not-chained", Seeds(20);
+    BlocksNotChained: "blocks-not-chained", Seeds(40);
     /// The data hash of a block covers no transaction but the first.
-    DataHashOfFirstOnly: "data-hash-of-first-only", Seeds(20);
+    DataHashOfFirstOnly: "data-hash-of-first-only", Seeds(100);
 }
 
 impl Mutant {

@@ -1,6 +1,7 @@
 //! The checker of client histories agrees with an exhaustive one, stateright's, on ten thousand small random
 //! histories, sound ones and broken ones.
 #![cfg(feature = "sim")]
+#![allow(clippy::unwrap_used)]
 
 use consensus_core::sim::history::{Id, Operation, check};
 use consensus_core::sim::rng::{Rng, Stream};

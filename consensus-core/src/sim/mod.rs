@@ -17,6 +17,7 @@ mod faults;
 pub mod forgery;
 mod hash_chain;
 pub mod history;
+pub mod hunt;
 pub mod image;
 pub mod invariants;
 mod liveness;

@@ -39,6 +39,14 @@ struct Delivered {
     ids: Vec<Id>,
 }
 
+/// What all nodes together delivered.
+#[derive(Debug, Default)]
+struct Chain {
+    /// By height: the position of the block's first transaction, and its hash.
+    blocks: BTreeMap<u64, (u64, Hash)>,
+    ids: Vec<Id>,
+}
+
 /// All operations and deliveries of a run.
 #[derive(Debug)]
 pub struct ClientHistory {
@@ -89,14 +97,14 @@ impl ClientHistory {
     }
 
     fn check(&self) -> Result<(), String> {
-        let (blocks, chain) = self.chain()?;
+        let chain = self.chain()?;
         let mut operations: BTreeMap<Id, Operation> = self
             .began
             .iter()
             .map(|(id, began)| (*id, Operation { id: *id, began: *began, acknowledged: None }))
             .collect();
         for told in &self.acknowledgements {
-            let block = blocks.get(&told.height).filter(|(_, hash)| *hash == told.hash);
+            let block = chain.blocks.get(&told.height).filter(|(_, hash)| *hash == told.hash);
             let (start, _) = block.ok_or_else(|| format!("{told:?}, but no node delivered that block"))?;
             let operation = operations.get_mut(&(told.client, told.number));
             let operation = operation.ok_or_else(|| format!("{told:?}, but it was never submitted"))?;
@@ -108,13 +116,12 @@ impl ClientHistory {
         let operations: Vec<Operation> = operations.into_values().collect();
         let whole: Vec<Vec<Id>> = self.delivered.iter().map(whole_sequence).collect();
         let mut sequences: Vec<&[Id]> = whole.iter().map(Vec::as_slice).collect();
-        sequences.push(&chain);
+        sequences.push(&chain.ids);
         history::check(&operations, &sequences)
     }
 
-    /// Position of the first transaction and hash of each block, and all transactions in order; from all nodes
-    /// together, because one that became a snapshot has not delivered everything.
-    fn chain(&self) -> Result<(BTreeMap<u64, (u64, Hash)>, Vec<Id>), String> {
+    /// From all nodes together, because one that became a snapshot has not delivered everything.
+    fn chain(&self) -> Result<Chain, String> {
         let mut all: BTreeMap<u64, &Delivered> = BTreeMap::new();
         for (height, block) in self.delivered.iter().flatten() {
             let first = all.entry(*height).or_insert(block);
@@ -122,16 +129,15 @@ impl ClientHistory {
                 return Err(format!("height {height} is delivered as {first:?} and as {block:?}"));
             }
         }
-        let mut blocks = BTreeMap::new();
-        let mut chain: Vec<Id> = Vec::new();
+        let mut chain = Chain::default();
         for ((height, block), expected) in all.into_iter().zip(1..) {
             if height != expected {
                 return Err(format!("no node delivered height {expected}"));
             }
-            blocks.insert(height, (chain.len() as u64, block.hash));
-            chain.extend(&block.ids);
+            chain.blocks.insert(height, (chain.ids.len() as u64, block.hash));
+            chain.ids.extend(&block.ids);
         }
-        Ok((blocks, chain))
+        Ok(chain)
     }
 }
 

@@ -3,6 +3,9 @@
 //! `simulate --seeds 200` runs the seeds 0 to 199 on all cores and ends with a summary; the first violation
 //! is printed with its seed, its configuration and the last steps, and the exit code is 1.
 //! `simulate --seed 17` repeats one seed and prints its trace hash; `--verbose` prints each of its steps.
+//! `simulate --mutants` breaks each rule on purpose and fails if one of them is not found.
+
+mod mutants;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,6 +42,9 @@ struct Arguments {
     /// Break a rule (only in a build with the feature `mutants`).
     #[arg(long)]
     mutant: Option<String>,
+    /// Break each rule in turn and look for a seed that shows it (only in a build with the feature `mutants`).
+    #[arg(long, conflicts_with_all = ["seeds", "start", "minutes", "seed", "mutant", "outside", "keep_going"])]
+    mutants: bool,
     /// Judge only what leaves the nodes: find broken rules by the harm that they do.
     #[arg(long)]
     outside: bool,
@@ -56,6 +62,10 @@ fn main() -> Result<ExitCode> {
         // A panic is a finding like others: it is reported with its seed, which repeats it with its place.
         std::panic::set_hook(Box::new(|_| {}));
     }
+    if arguments.mutants {
+        mutants::run_all(threads(&arguments))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     match arguments.seed {
         Some(seed) => Ok(run_one(Options { seed, ..options })),
         None => run_many(&arguments, options),
@@ -67,6 +77,11 @@ fn find_mutant(name: &str) -> Result<Mutant> {
         let known: Vec<&str> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
         format!("no mutant {name} in this build, there are [{}]", known.join(", "))
     })
+}
+
+fn threads(arguments: &Arguments) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    arguments.threads.unwrap_or_else(cores).max(1)
 }
 
 fn run_one(options: Options) -> ExitCode {
@@ -102,8 +117,7 @@ struct Results {
 }
 
 fn run_many(arguments: &Arguments, options: Options) -> Result<ExitCode> {
-    let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = arguments.threads.unwrap_or_else(cores).max(1);
+    let threads = threads(arguments);
     let began = Instant::now();
     let shared = Shared {
         next: AtomicU64::new(options.seed),
