@@ -16,6 +16,7 @@ use super::node::{Node, Question};
 use super::report::{Counters, Failure, Report};
 use super::rng::{Rng, Stream};
 use super::schedule::{SECOND, Schedule};
+use super::script::Script;
 use super::swarm::Swarm;
 use super::trace::{MessageDigest, Step, Trace};
 use crate::ids::NodeId;
@@ -105,6 +106,7 @@ pub struct Cluster {
     pub(super) invariants: Invariants,
     pub(super) trace: Trace,
     pub(super) faults: FaultStreams,
+    pub(super) script: Script,
     pub(super) counters: Counters,
     pub(super) forger: Forger,
     pub(super) mutant: Option<Mutant>,
@@ -123,8 +125,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The store's, as text; a fresh one in memory has none.
-    pub fn new(options: Options) -> Result<Self, String> {
-        let swarm = Swarm::derive(options.seed);
+    pub fn new(options: Options, swarm: Swarm, script: Script) -> Result<Self, String> {
         let (seed, count) = (swarm.seed, swarm.nodes);
         let streams = |stream| (0..count).map(|node| Rng::new(seed, stream, node)).collect::<Vec<_>>();
         let nodes: Result<Vec<Node>, String> =
@@ -145,6 +146,7 @@ impl Cluster {
             invariants: Invariants::new(count as usize, swarm.voters as usize, &swarm.limits),
             trace: Trace::new(options.verbose),
             faults: FaultStreams::new(seed, count),
+            script,
             counters: Counters::default(),
             forger: Forger::new(seed, swarm.faults.forgery_every_us),
             mutant: options.mutant,
@@ -165,6 +167,7 @@ impl Cluster {
         let failure = verdict.err().map(|violation| Failure {
             violation,
             swarm: self.swarm.clone(),
+            faults: std::mem::take(&mut self.script).into_happened(),
             last_steps: self.trace.last().copied().collect(),
         });
         self.counters.steps = self.trace.steps();
@@ -453,8 +456,14 @@ impl Cluster {
 /// # Panics
 /// Never by itself; a panic inside the code under test becomes a failure of the run.
 pub fn run(options: Options) -> Report {
+    run_script(options, Swarm::derive(options.seed), Script::default())
+}
+
+/// Runs a configuration with some of its faults.
+pub(super) fn run_script(options: Options, swarm: Swarm, script: Script) -> Report {
+    let configuration = swarm.clone();
     let guarded = std::panic::catch_unwind(|| {
-        mutant::broken(options.mutant, || Cluster::new(options).map(Cluster::run))
+        mutant::broken(options.mutant, || Cluster::new(options, swarm, script).map(Cluster::run))
     });
     let why = match guarded {
         Ok(Ok(report)) => return report,
@@ -467,7 +476,8 @@ pub fn run(options: Options) -> Report {
     };
     let failure = Failure {
         violation: NoPanic::panicked(&why),
-        swarm: Swarm::derive(options.seed),
+        swarm: configuration,
+        faults: Vec::new(),
         last_steps: Vec::new(),
     };
     Report { seed: options.seed, trace: 0, counters: Counters::default(), failure: Some(failure) }

@@ -8,6 +8,7 @@ use super::invariants::Verdict;
 use super::network::Cut;
 use super::node::Question;
 use super::rng::{Rng, Stream};
+use super::script::Class;
 use super::swarm::Boundary;
 use super::trace::Step;
 use crate::ids::NodeId;
@@ -109,9 +110,12 @@ impl Cluster {
         match fault {
             Fault::Crash => {
                 let node = self.faults.timed_crash.below(count) as usize;
-                self.crash(node, "clock")
+                if self.happens(Class::Crash) { self.crash(node, "clock") } else { Ok(()) }
             }
-            Fault::PowerCut => (0..self.nodes.len()).try_for_each(|node| self.crash(node, "power cut")),
+            Fault::PowerCut => {
+                let nodes = if self.happens(Class::PowerCut) { self.nodes.len() } else { 0 };
+                (0..nodes).try_for_each(|node| self.crash(node, "power cut"))
+            }
             Fault::Pause => {
                 self.pause();
                 Ok(())
@@ -127,6 +131,9 @@ impl Cluster {
     fn partition(&mut self) {
         let leader = self.leader();
         let cut = Cut::draw(&mut self.faults.partition, self.nodes.len(), leader);
+        if !self.happens(Class::Partition) {
+            return;
+        }
         self.trace.record(self.schedule.now_us(), 0, Step::Partition { kind: cut.as_str() });
         self.counters.partitions += 1;
         self.network.cut(cut);
@@ -146,6 +153,9 @@ impl Cluster {
     fn pause(&mut self) {
         let node = self.faults.pause.below(self.nodes.len() as u64) as usize;
         let until_us = self.schedule.now_us() + self.faults.pause.exponential(self.swarm.faults.pause_for_us);
+        if !self.happens(Class::Pause) {
+            return;
+        }
         if let Some(running) = self.nodes[node].running.as_mut() {
             running.busy_until_us = running.busy_until_us.max(until_us);
             self.counters.pauses += 1;
@@ -155,6 +165,9 @@ impl Cluster {
 
     fn transfer(&mut self) {
         let target = self.faults.transfer.below(self.nodes.len() as u64 + 1);
+        if !self.happens(Class::Transfer) {
+            return;
+        }
         let Some(node) = self.leader() else { return };
         let process = self.process(node);
         let Some(running) = self.nodes[node].running.as_mut() else { return };
@@ -169,7 +182,13 @@ impl Cluster {
     pub(super) fn crashes_at(&mut self, node: usize, boundary: Boundary) -> bool {
         let parts = self.swarm.faults.boundary_crashes[boundary as usize];
         let stream = node * Boundary::ALL.len() + boundary as usize;
-        self.faults.boundary[stream].chance(parts) && !self.quiet
+        let class = Class::Boundary { node: node as u64 + 1, at: boundary };
+        self.faults.boundary[stream].chance(parts) && !self.quiet && self.happens(class)
+    }
+
+    /// A fault is drawn: whether it happens in this run.
+    pub(super) fn happens(&mut self, class: Class) -> bool {
+        self.script.happens(class, self.schedule.now_us())
     }
 
     /// A node crashes, unless it is down, and will start again.

@@ -12,16 +12,17 @@ use super::cluster::{Cluster, Happening};
 use super::invariants::Verdict;
 use super::rng::{Rng, Stream};
 use super::schedule::SECOND;
+use super::script::Class;
 use super::trace::Step;
 use crate::ids::NodeId;
 use crate::replica::eraftpb::{Entry, MessageType, Snapshot};
 use crate::replica::{Event, Message};
 
 /// The seed whose run must fail: it shows that failures are found and reported.
-pub const CANARY: u64 = 0x00ca_9a29;
+pub const CANARY: u64 = 0xca9a_29ca_9a29_ca9a;
 
-/// Time of the canary's lie.
-const CANARY_AT_US: u64 = 20 * SECOND;
+/// The canary tries to lie after this time, again and again until somebody leads.
+const CANARY_AFTER_US: u64 = 20 * SECOND;
 
 /// What is wrong with a message, and the reason that the gate must give.
 type Forgery = (fn(&mut Message), &'static str);
@@ -69,10 +70,10 @@ impl Forger {
 }
 
 impl Cluster {
-    /// Schedules the next forged message.
+    /// Schedules the next forged message, or the canary's lie.
     pub(super) fn schedule_forgery(&mut self) {
         if self.forger.canary {
-            self.schedule.at(CANARY_AT_US, Happening::Forge);
+            self.schedule.after(CANARY_AFTER_US, Happening::Forge);
         } else if let Some(every_us) = self.forger.every_us {
             let delay_us = self.forger.rng.exponential(every_us);
             self.schedule.after(delay_us, Happening::Forge);
@@ -84,14 +85,17 @@ impl Cluster {
         if self.quiet || self.nodes.len() < 2 {
             return Ok(());
         }
+        self.schedule_forgery();
         if self.forger.canary {
             return self.lie();
         }
-        self.schedule_forgery();
         let count = self.nodes.len() as u64;
         let node = self.forger.rng.below(count);
         let peer = (node + 1 + self.forger.rng.below(count - 1)) % count;
         let (spoil, reason) = *self.forger.rng.pick(&FORGERIES);
+        if !self.happens(Class::Forgery) {
+            return Ok(());
+        }
         let Some(running) = self.nodes[node as usize].running.as_ref() else { return Ok(()) };
         let term = running.status.term.max(1);
         let mut message = Message { from: peer + 1, to: node + 1, term, ..Message::default() };

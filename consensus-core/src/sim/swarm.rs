@@ -6,21 +6,25 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::rng::{Rng, Stream};
 use super::schedule::{MILLISECOND, SECOND};
 use crate::limits::Limits;
 
 /// Which application the replicas drive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum ApplicationKind {
     /// The simulator's own small chain of hashes.
+    #[default]
     HashChain,
     /// The ledger that production runs.
     Ledger,
 }
 
 /// Where a node can crash: right after an effect was performed, or a completion took place.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Boundary {
     /// After sending a granted vote.
     VoteSent,
@@ -84,7 +88,8 @@ impl Boundary {
 }
 
 /// Messages that are lost, in parts of a million, and so on: the faults of the network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetworkFaults {
     /// Lost messages in a million.
     pub loss: u32,
@@ -101,7 +106,8 @@ pub struct NetworkFaults {
 }
 
 /// The faults of nodes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeFaults {
     /// Crashes in a million per boundary, in the order of [`Boundary::ALL`].
     pub boundary_crashes: [u32; Boundary::ALL.len()],
@@ -124,7 +130,8 @@ pub struct NodeFaults {
 }
 
 /// Times of the machines.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Latencies {
     /// Least time of a message.
     pub link_min_us: u64,
@@ -147,7 +154,8 @@ pub struct Latencies {
 }
 
 /// What clients do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Workload {
     /// How many clients, each with one transaction at a time.
     pub clients: u64,
@@ -166,7 +174,8 @@ pub struct Workload {
 }
 
 /// Everything that a seed decides before the run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Swarm {
     /// The seed.
     pub seed: u64,

@@ -3,10 +3,13 @@
 //! `simulate --seeds 200` runs the seeds 0 to 199 on all cores and ends with a summary; the first violation
 //! is printed with its seed, its configuration and the last steps, and the exit code is 1.
 //! `simulate --seed 17` repeats one seed and prints its trace hash; `--verbose` prints each of its steps.
-//! `simulate --mutants` breaks each rule on purpose and fails if one of them is not found.
+//! `simulate --seed 17 --shrink small.json` reduces its failure to a small scenario, `simulate --replay small.json`
+//! runs that. `simulate --mutants` breaks each rule on purpose and fails if one of them is not found.
 
 mod mutants;
+mod scenarios;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use consensus_core::sim::{Counters, Failure, Mutant, Options, Sight, Swarm, run};
+use consensus_core::sim::{Counters, Failure, Mutant, Options, Report, Sight, Swarm, run};
 
 /// Runs a simulated cluster under many seeds and checks its safety and recovery.
 #[derive(Parser, Debug)]
@@ -30,9 +33,15 @@ struct Arguments {
     /// Run only this seed and print its trace hash.
     #[arg(long, conflicts_with_all = ["seeds", "start", "minutes"])]
     seed: Option<u64>,
-    /// Print every step of the seed.
-    #[arg(long, requires = "seed")]
+    /// Print every step of the seed or the scenario.
+    #[arg(long)]
     verbose: bool,
+    /// Reduce the failure of the seed, or of the first that fails, to a small scenario in this file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "start", "minutes", "outside"])]
+    shrink: Option<PathBuf>,
+    /// Run the scenario in this file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "seeds", "start", "minutes", "shrink", "mutant"])]
+    replay: Option<PathBuf>,
     /// Run new seeds for so many minutes instead of a number of them.
     #[arg(long, conflicts_with = "seeds")]
     minutes: Option<u64>,
@@ -66,6 +75,13 @@ fn main() -> Result<ExitCode> {
         mutants::run_all(threads(&arguments))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(path) = &arguments.shrink {
+        std::panic::set_hook(Box::new(|_| {}));
+        return scenarios::shrink(arguments.seed, mutant, path);
+    }
+    if let Some(path) = &arguments.replay {
+        return Ok(print_one(scenarios::replay(path, arguments.verbose)?));
+    }
     match arguments.seed {
         Some(seed) => Ok(run_one(Options { seed, ..options })),
         None => run_many(&arguments, options),
@@ -86,7 +102,10 @@ fn threads(arguments: &Arguments) -> usize {
 
 fn run_one(options: Options) -> ExitCode {
     println!("{}", Swarm::derive(options.seed));
-    let report = run(options);
+    print_one(run(options))
+}
+
+fn print_one(report: Report) -> ExitCode {
     println!("{}", report.counters);
     println!("trace {:032x}", report.trace);
     match report.failure {
