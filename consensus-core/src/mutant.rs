@@ -75,6 +75,8 @@ mutants! {
     LeaderSpeaksEarly: "leader-speaks-early", Seeds(60);
     /// A replaced tail is not removed by the batch that replaces it.
     ReplacedTailKept: "replaced-tail-kept", Seeds(40);
+    /// A follower stores some entries without their payload.
+    PayloadNotStored: "payload-not-stored", Seeds(40);
     /// A late notice of durability counts for a tail that was replaced since.
     LateNoticeCounts: "late-notice-counts", Story;
     /// An acknowledgement is not repeated, even if the first one was lost.
@@ -157,6 +159,8 @@ mutants! {
 
     /// A transaction that the chain has is put into it again.
     DuplicateNotLeftOut: "duplicate-not-left-out", Seeds(40);
+    /// A start counts the places of the ids that it reads from 1.
+    PlacesShiftAtOpen: "places-shift-at-open", Seeds(100);
     /// A start does not read the window of known ids.
     WindowNotReadAtOpen: "window-not-read-at-open", Seeds(40);
     /// A block carries no hash of the one before.

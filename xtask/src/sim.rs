@@ -1,7 +1,7 @@
 //! `cargo xtask sim`: the deterministic simulator of consensus-core, built and run.
 //!
-//! Flags go to `simulate` as they are; `cargo xtask sim -- --help` lists them. A failure prints the seed
-//! and the command that repeats it.
+//! Flags go to `simulate` as they are; `cargo xtask sim -- --help` lists them. A failure prints its seed, which
+//! `--seed` repeats and `--shrink` makes small; `--mutants` shows that each check can fail.
 
 use anyhow::Result;
 use clap::Args;

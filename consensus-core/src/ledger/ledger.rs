@@ -366,7 +366,8 @@ impl Ledger {
         let (hash, keys) = records::decode_recent(height, value)?;
         self.window.reserve(keys.len());
         let transactions = keys.len() as u32;
-        for (index, key) in keys.into_iter().enumerate() {
+        let from = usize::from(mutant::is(Mutant::PlacesShiftAtOpen));
+        for (index, key) in (from..).zip(keys) {
             if self.window.insert(key, Place { height, index: index as u32 }).is_some() {
                 return Err(Error::record(
                     format!("window {height}"),

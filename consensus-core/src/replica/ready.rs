@@ -230,6 +230,13 @@ impl Replica {
             held,
         };
         batch.entries = entries;
+        if mutant::is(Mutant::PayloadNotStored) && self.role() != super::Role::Leader {
+            batch
+                .entries
+                .iter_mut()
+                .filter(|entry| entry.index % 8 == 0)
+                .for_each(|entry| entry.data.clear());
+        }
         if mutant::is(Mutant::CommitSavedBeforeLog) {
             let hard_state = batch.hard_state.take();
             effects.push(Effect::Persist { batch: WriteBatch { hard_state, ..WriteBatch::new(self.chain) } });

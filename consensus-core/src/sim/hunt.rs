@@ -16,7 +16,7 @@ fn comes_to(mutant: Mutant, swarm: &Swarm) -> bool {
     let reads = swarm.workload.read_every_us.is_some();
     match mutant {
         Mutant::LeaderSpeaksEarly => swarm.voters == 1 && swarm.nodes > 1,
-        Mutant::AppliedAgain | Mutant::WindowNotReadAtOpen => ledger && crashes,
+        Mutant::AppliedAgain | Mutant::WindowNotReadAtOpen | Mutant::PlacesShiftAtOpen => ledger && crashes,
         Mutant::DuplicateNotLeftOut => ledger && swarm.workload.careless,
         Mutant::BlocksNotChained | Mutant::DataHashOfFirstOnly => ledger,
         Mutant::ProposalsUnbounded => swarm.workload.careless && swarm.limits.inflight_proposals_max < 10,
