@@ -159,6 +159,8 @@ mutants! {
 
     /// A transaction that the chain has is put into it again.
     DuplicateNotLeftOut: "duplicate-not-left-out", Seeds(40);
+    /// A transaction's place counts those before it that were left out of the block.
+    PlaceCountsSkipped: "place-counts-skipped", Seeds(200);
     /// A start counts the places of the ids that it reads from 1.
     PlacesShiftAtOpen: "places-shift-at-open", Seeds(100);
     /// A start does not read the window of known ids.

@@ -219,7 +219,8 @@ impl Ledger {
         let mut next: u32 = 0;
         self.window.reserve(transactions.len());
         for (position, transaction) in transactions.iter().enumerate() {
-            match self.window.insert(IdKey::of(&transaction.id), Place { height, index: next }) {
+            let index = if mutant::is(Mutant::PlaceCountsSkipped) { position as u32 } else { next };
+            match self.window.insert(IdKey::of(&transaction.id), Place { height, index }) {
                 Some(_) if mutant::is(Mutant::DuplicateNotLeftOut) => next += 1,
                 None => next += 1,
                 Some(place) => known.push((position as u32, place)),

@@ -18,6 +18,9 @@ fn comes_to(mutant: Mutant, swarm: &Swarm) -> bool {
         Mutant::LeaderSpeaksEarly => swarm.voters == 1 && swarm.nodes > 1,
         Mutant::AppliedAgain | Mutant::WindowNotReadAtOpen | Mutant::PlacesShiftAtOpen => ledger && crashes,
         Mutant::DuplicateNotLeftOut => ledger && swarm.workload.careless,
+        Mutant::PlaceCountsSkipped => {
+            ledger && swarm.workload.careless && swarm.workload.block_transactions_max > 1
+        }
         Mutant::BlocksNotChained | Mutant::DataHashOfFirstOnly => ledger,
         Mutant::ProposalsUnbounded => swarm.workload.careless && swarm.limits.inflight_proposals_max < 10,
         Mutant::TransferNeverGivenUp => swarm.faults.transfer_every_us.is_some() && swarm.nodes > 1,
