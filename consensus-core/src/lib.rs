@@ -6,6 +6,7 @@
 //! code under one seed.
 //!
 //! * [`ids`], [`limits`], [`error`]: names, bounds and classes of failure that all rooms share.
+//! * [`reach`]: marks at places that the simulator's seeds have to reach; nothing in other builds.
 //! * [`replica`]: consensus of one chain on this node, as a pure function of events.
 //! * [`ledger`]: transactions to blocks, as pure logic.
 //! * [`storage`]: what is durable, on RocksDB and in memory.
@@ -15,6 +16,7 @@ pub mod ids;
 pub mod ledger;
 pub mod limits;
 pub mod mutant;
+pub mod reach;
 pub mod replica;
 pub mod storage;
 

@@ -4,7 +4,7 @@
 
 use std::process::{Command, Output};
 
-use consensus_core::sim::forgery::CANARY;
+use consensus_core::sim::canary::CANARY;
 use consensus_core::sim::{Options, run};
 
 fn simulate(arguments: &[&str]) -> Output {

@@ -24,9 +24,12 @@ fn two_hundred_seeds_break_no_property_and_recover() {
     assert!(sum.snapshots_installed > 100, "{} snapshots installed", sum.snapshots_installed);
     assert!(sum.partitions > 100 && sum.pauses > 100 && sum.transfers > 100, "{sum}");
     assert!(sum.lost > 10_000 && sum.duplicated > 10_000, "{sum}");
+    assert!(sum.replayed > 1_000 && sum.garbage > 1_000 && sum.clogs > 100 && sum.overfull > 1_000, "{sum}");
+    assert!(sum.refusals > 20 && sum.damages.values().sum::<u64>() > 50, "{sum}");
+    assert!(sum.membership_changes > 200 && sum.hangs > 50 && sum.cores > 20 && sum.standstills > 1, "{sum}");
     let boundaries =
         ["vote-sent", "acceptance-sent", "sent", "persist", "written", "apply", "applied", "snapshot"];
-    for boundary in boundaries.iter().chain(&["other", "clock", "power cut"]) {
+    for boundary in boundaries.iter().chain(&["other", "clock", "power cut", "write error", "no space"]) {
         let crashes = sum.crashes.get(boundary).copied().unwrap_or(0);
         assert!(crashes > 10, "{crashes} crashes at the boundary {boundary}");
     }

@@ -23,6 +23,7 @@ use super::records::{self, StoredBlock, TIP_KEY};
 use super::window::{IdKey, Place, Window};
 use crate::ids::{ChainId, Hash};
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 use crate::storage::{ApplicationWrite, EntryKind, LogEntry, LogReader};
 
 /// Window records read from the store at a time.
@@ -172,6 +173,7 @@ impl Ledger {
     pub fn apply(&mut self, entry: &LogEntry) -> Result<AppliedEntry> {
         let index = entry.index;
         if index <= self.tip.log_index && !mutant::is(Mutant::AppliedAgain) {
+            reach!(LedgerIgnoredARepetition);
             return Ok(AppliedEntry { index, block: None, skipped: Vec::new(), writes: Vec::new() });
         }
         if index > self.tip.log_index + 1 {
@@ -227,6 +229,8 @@ impl Ledger {
             }
         }
         remove_positions(&mut transactions, known.iter().map(|(position, _)| *position));
+        reach!(LedgerLeftOutADouble, !known.is_empty());
+        reach!(LedgerMadeNoBlock, transactions.is_empty());
         self.tip.log_index = entry.index;
         let mut writes = Vec::with_capacity(transactions.len() + 4);
         let (block, skipped) = if transactions.is_empty() {
@@ -251,6 +255,7 @@ impl Ledger {
             data_hash: self.config.rule.data_hash(&transactions[..covered]),
             timestamp_ms: timestamp_ms.max(self.tip.timestamp_ms),
         };
+        reach!(LedgerClampedTime, timestamp_ms < self.tip.timestamp_ms);
         let hash = self.config.rule.header_hash(&header);
         self.tip = Tip {
             height: header.number,

@@ -9,6 +9,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 
 use crate::limits::Limits;
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 
 /// How far a peer's term may be ahead of ours: far beyond any honest gap, far below an overflow.
 const TERM_JUMP_MAX: u64 = 1_000_000;
@@ -66,34 +67,45 @@ pub(super) fn judge(door: &Doorstep, limits: &Limits, from: u64, message: &Messa
         | MessageType::MsgCheckQuorum
         | MessageType::MsgTransferLeader
         | MessageType::MsgReadIndex
-        | MessageType::MsgReadIndexResp => Some("type not for peers"),
+        | MessageType::MsgReadIndexResp => {
+            reach!(GateTypeNotForPeers);
+            Some("type not for peers")
+        }
     };
     by_type.map_or(Verdict::Pass, Verdict::Refuse)
 }
 
 fn envelope(door: &Doorstep, from: u64, message: &Message) -> Option<&'static str> {
     if message.to != door.node {
+        reach!(GateOtherReceiver);
         return Some("addressed to another node");
     }
     if message.from != from || from == door.node || from == 0 {
+        reach!(GateOtherSender);
         return Some("sender is not the peer");
     }
     if message.term == 0 {
+        reach!(GateNoTerm);
         return Some("no term");
     }
     if message.term > door.term.saturating_add(TERM_JUMP_MAX) {
+        reach!(GateTermTooFar);
         return Some("term too far ahead");
     }
     if message.index > INDEX_MAX || message.commit > INDEX_MAX || message.reject_hint > INDEX_MAX {
+        reach!(GateIndexOutOfRange);
         return Some("index out of range");
     }
     if !message.entries.is_empty() && message.get_msg_type() != MessageType::MsgAppend {
+        reach!(GateStrayEntries);
         return Some("entries in a message that carries none");
     }
     if message.has_snapshot() && message.get_msg_type() != MessageType::MsgSnapshot {
+        reach!(GateStraySnapshot);
         return Some("snapshot in a message that carries none");
     }
     if message.request_snapshot > INDEX_MAX {
+        reach!(GateIndexOutOfRange);
         return Some("index out of range");
     }
     None
@@ -101,26 +113,31 @@ fn envelope(door: &Doorstep, from: u64, message: &Message) -> Option<&'static st
 
 fn append(limits: &Limits, message: &Message) -> Option<&'static str> {
     if message.log_term > message.term {
+        reach!(GateLaterPrevious);
         return Some("previous entry from a later term");
     }
     let mut bytes = 0;
     let mut term = message.log_term;
     for (offset, entry) in (1..).zip(message.entries.iter()) {
         if entry.index != message.index + offset {
+            reach!(GateGap);
             return Some("entries not contiguous");
         }
         if entry.term < term || entry.term > message.term || entry.term == 0 {
+            reach!(GateTermsOutOfOrder);
             return Some("entry terms out of order");
         }
         term = entry.term;
         let size = entry_bytes(entry);
         if size > limits.entry_bytes_max {
+            reach!(GateEntryTooLarge);
             return Some("entry too large");
         }
         bytes += size;
     }
     // One entry may pass alone whatever its size; the crate's own bound counts framing too.
     if message.entries.len() > 1 && bytes > 2 * limits.append_bytes_max {
+        reach!(GateAppendTooLarge);
         return Some("append too large");
     }
     None
@@ -136,12 +153,15 @@ fn entry_bytes(entry: &Entry) -> u64 {
 
 fn append_response(door: &Doorstep, message: &Message) -> Option<&'static str> {
     if message.index > door.last {
+        reach!(GateAcknowledgesTooMuch);
         return Some("acknowledges what we do not have");
     }
     if message.reject && message.reject_hint > message.index {
+        reach!(GateHintTooHigh);
         return Some("rejection hints above what it rejects");
     }
     if message.request_snapshot > door.last {
+        reach!(GateSnapshotTooHigh);
         return Some("asks for a snapshot of what we do not have");
     }
     None
@@ -149,13 +169,16 @@ fn append_response(door: &Doorstep, message: &Message) -> Option<&'static str> {
 
 fn snapshot(message: &Message) -> Option<&'static str> {
     if !message.has_snapshot() {
+        reach!(GateNoSnapshot);
         return Some("snapshot message without snapshot");
     }
     let metadata = message.get_snapshot().get_metadata();
     if metadata.index == 0 || metadata.index > INDEX_MAX || metadata.term == 0 {
+        reach!(GateSnapshotNowhere);
         return Some("snapshot without position");
     }
     if metadata.term > message.term {
+        reach!(GateSnapshotLaterTerm);
         return Some("snapshot from a later term");
     }
     membership(metadata.get_conf_state())
@@ -171,10 +194,12 @@ fn membership(state: &ConfState) -> Option<&'static str> {
     };
     let disjoint = |a: &[u64], b: &[u64]| a.iter().all(|id| !b.contains(id));
     if state.voters.is_empty() {
+        reach!(GateImpossibleMembership);
         return BAD;
     }
     let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
     if !lists.iter().all(|ids| distinct(ids)) {
+        reach!(GateImpossibleMembership);
         return BAD;
     }
     if !disjoint(&state.learners, &state.voters)
@@ -182,9 +207,11 @@ fn membership(state: &ConfState) -> Option<&'static str> {
         || !disjoint(&state.learners_next, &state.voters)
         || !state.learners_next.iter().all(|id| state.voters_outgoing.contains(id))
     {
+        reach!(GateImpossibleMembership);
         return BAD;
     }
     if state.voters_outgoing.is_empty() && state.auto_leave {
+        reach!(GateImpossibleMembership);
         return BAD;
     }
     None

@@ -5,6 +5,7 @@ use raft::StateRole;
 use super::{Effect, Effects, Phase, Replica, Report, Role};
 use crate::ids::NodeId;
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 
 impl Replica {
     pub(super) fn report_leadership(&mut self, effects: &mut Effects) {
@@ -16,6 +17,7 @@ impl Replica {
         let was = std::mem::replace(&mut self.leadership, now);
         let leader = NodeId::new(leader);
         if was.0 == Role::Leader && (role != Role::Leader || term != was.1) {
+            reach!(SteppedDown);
             self.proposals.lost(leader, effects);
             self.reads.lost(leader, effects);
             self.membership.lost(leader, effects);

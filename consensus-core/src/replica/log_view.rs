@@ -16,6 +16,7 @@ use raft::{GetEntriesContext, RaftState, StorageError};
 
 use crate::ids::ChainId;
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 use crate::storage::{self, ChainState, ConfState, HardState, LogEntry, LogReader, Position, Snapshot};
 
 /// Bytes that an entry counts beyond its payload.
@@ -36,6 +37,12 @@ pub(super) struct LogView {
     stored: u64,
     hard_state: HardState,
     conf_state: ConfState,
+    /// The last change of the membership since the start; 0 before the first.
+    changed_at: u64,
+    /// Applied at the start.
+    started_at: u64,
+    /// Whether the membership changed between this index and the start, once somebody wanted to know.
+    changed_before_start: Cell<Option<(u64, bool)>>,
     snapshot: Option<Snapshot>,
     snapshot_wanted: Cell<bool>,
     /// Give out no committed entries for now.
@@ -57,6 +64,9 @@ impl LogView {
             stored: state.last.index,
             hard_state: state.hard_state,
             conf_state: state.applied.conf_state.clone(),
+            changed_at: 0,
+            started_at: state.applied.index,
+            changed_before_start: Cell::new(None),
             snapshot: state.snapshot.clone(),
             snapshot_wanted: Cell::new(false),
             hold_back: false,
@@ -72,8 +82,14 @@ impl LogView {
         &self.conf_state
     }
 
-    pub(super) fn set_conf_state(&mut self, conf_state: ConfState) {
+    /// The membership from an index on.
+    pub(super) fn set_conf_state(&mut self, conf_state: ConfState, index: u64) {
         self.conf_state = conf_state;
+        self.changed_at = index;
+    }
+
+    pub(super) fn changed_at(&self) -> u64 {
+        self.changed_at
     }
 
     /// While set, the crate finds no committed entries to hand out, however many there are.
@@ -137,7 +153,10 @@ impl LogView {
         self.stored = self.stored.max(index.min(self.last));
         while self.tail_bytes > self.tail_bytes_max {
             match self.tail.pop_front_if(|entry| entry.index <= self.stored) {
-                Some(entry) => self.tail_bytes -= weight(&entry),
+                Some(entry) => {
+                    reach!(TailLetGo);
+                    self.tail_bytes -= weight(&entry);
+                }
                 None => break,
             }
         }
@@ -179,7 +198,7 @@ impl LogView {
         self.terms.clear();
         self.tail.clear();
         self.tail_bytes = 0;
-        self.conf_state = snapshot.conf_state.clone();
+        self.set_conf_state(snapshot.conf_state.clone(), snapshot.position.index);
         self.snapshot = Some(snapshot.clone());
     }
 
@@ -193,6 +212,36 @@ impl LogView {
         }
         let run = self.terms.partition_point(|start| start.index <= index);
         run.checked_sub(1).map(|run| self.terms[run].term)
+    }
+
+    /// Whether no entry behind this index, which is kept, has changed the membership so far.
+    fn is_unchanged_since(&self, index: u64) -> bool {
+        if index < self.changed_at {
+            return false;
+        }
+        if index >= self.started_at {
+            return true;
+        }
+        if let Some((from, changed)) = self.changed_before_start.get()
+            && from == index
+        {
+            return !changed;
+        }
+        let changed = self.has_change(index + 1, self.started_at + 1);
+        self.changed_before_start.set(Some((index, changed)));
+        !changed
+    }
+
+    /// Whether an entry in this range changes the membership; one that cannot be read may.
+    fn has_change(&self, mut low: u64, high: u64) -> bool {
+        while low < high {
+            let Ok(part) = self.read(low, high, SCAN_BYTES) else { return true };
+            if part.iter().any(|entry| entry.get_entry_type() != raft::eraftpb::EntryType::EntryNormal) {
+                return true;
+            }
+            low += part.len() as u64;
+        }
+        false
     }
 
     fn read_tail(&self, low: u64, high: u64, bytes_max: u64) -> Vec<Entry> {
@@ -210,6 +259,7 @@ impl LogView {
     }
 
     fn read_store(&self, low: u64, high: u64, bytes_max: u64) -> raft::Result<Vec<Entry>> {
+        reach!(EntriesReadFromStore);
         match self.reader.entries(self.chain, low, high, bytes_max) {
             Ok(entries) => Ok(entries.into_iter().map(Entry::from).collect()),
             Err(error) => {
@@ -223,6 +273,7 @@ impl LogView {
     /// entries stay out of memory.
     fn scan(&self, mut low: u64, high: u64) -> raft::Result<Vec<Entry>> {
         let mut out = Vec::new();
+        reach!(UnappliedScanned, low < high);
         while low < high {
             let part = self.read(low, high, SCAN_BYTES)?;
             low += part.len() as u64;
@@ -301,12 +352,17 @@ impl raft::Storage for LogView {
             Some(snapshot)
                 if snapshot.position.index >= request_index.max(self.truncated.index)
                     && snapshot.position.index > 0
-                    // A newcomer refuses a snapshot from before its own admission.
-                    && snapshot.conf_state == self.conf_state =>
+                    // A newcomer refuses a snapshot from before its own admission, and one from before its removal
+                    // and return would make it live through them once more.
+                    && self.is_unchanged_since(snapshot.position.index) =>
             {
                 Ok(snapshot.clone().into())
             }
             _ => {
+                reach!(
+                    SnapshotFromBeforeTheChange,
+                    self.snapshot.as_ref().is_some_and(|snapshot| snapshot.position.index < self.changed_at)
+                );
                 self.snapshot_wanted.set(true);
                 Err(StorageError::SnapshotTemporarilyUnavailable.into())
             }

@@ -10,22 +10,30 @@ use raft::StateRole;
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
 use super::proposals::fail;
-use super::{Effect, Effects, Halt, MembershipChange, Outcome, Phase, Refusal, Replica, Report};
+use super::{Effect, Effects, Halt, MembershipChange, Outcome, Refusal, Replica, Report};
 use crate::ids::{NodeId, Ticket};
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 use crate::storage::{ConfState, EntryKind, LogEntry};
 
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     /// Changes handed to the application and not applied yet.
     committed: VecDeque<LogEntry>,
+    /// This replica is no member any more, and nobody was told.
+    removal_untold: bool,
     /// The change that somebody waits for: where it was appended.
     awaited: Option<(u64, u64, Ticket)>,
-    /// Index of the last change that was applied.
-    changed_at: u64,
 }
 
 impl Membership {
+    /// With what is durable. Who is in no membership at all is a newcomer.
+    pub(super) fn new(durable: &ConfState, node: u64) -> Self {
+        let ConfState { voters, learners, voters_outgoing, .. } = durable;
+        let named = [voters, learners, voters_outgoing].iter().any(|ids| ids.contains(&node));
+        Self { removal_untold: !voters.is_empty() && !named, ..Self::default() }
+    }
+
     pub(super) fn committed(&mut self, entry: &LogEntry) {
         if entry.kind != EntryKind::Normal {
             self.committed.push_back(entry.clone());
@@ -36,12 +44,9 @@ impl Membership {
         self.committed.clear();
     }
 
-    pub(super) fn changed_at(&self) -> u64 {
-        self.changed_at
-    }
-
     pub(super) fn lost(&mut self, leader: Option<NodeId>, effects: &mut Effects) {
         if let Some((.., ticket)) = self.awaited.take() {
+            reach!(ChangeLostWithLeadership);
             fail(ticket, Refusal::LeadershipLost { leader }, effects);
         }
     }
@@ -66,12 +71,14 @@ impl Replica {
         }
         let pending = self.raw.raft.has_pending_conf() || self.membership.awaited.is_some();
         if pending && !mutant::is(Mutant::SecondChangeTaken) {
+            reach!(ChangeWhileOneIsPending);
             return refused("another change is pending");
         }
         if self.is_joint() {
             return refused("the former change is still in its joint phase");
         }
         if self.raw.raft.lead_transferee.is_some() {
+            reach!(ChangeDuringTransfer);
             return refused("a transfer of leadership is in progress");
         }
         if changes.is_empty() {
@@ -79,6 +86,7 @@ impl Replica {
         }
         let takes_self_out = |change: &MembershipChange| matches!(change, MembershipChange::Remove(id) | MembershipChange::AddLearner(id) if id.get() == self.node);
         if changes.iter().any(takes_self_out) && !mutant::is(Mutant::LeaderTakesItselfOut) {
+            reach!(LeaderToRemoveItself);
             return refused("a leader cannot take itself out: transfer leadership first");
         }
         let joint = !mutant::is(Mutant::ChangesOneByOne);
@@ -92,7 +100,8 @@ impl Replica {
         if mutant::is(Mutant::MembershipAppliedAtAppend)
             && let Ok(state) = self.raw.apply_conf_change(&change)
         {
-            self.raw.mut_store().set_conf_state((&state).into());
+            let index = self.raw.raft.raft_log.last_index();
+            self.raw.mut_store().set_conf_state((&state).into(), index);
         }
         self.pin();
         let index = self.raw.raft.raft_log.last_index();
@@ -111,22 +120,30 @@ impl Replica {
                 .map_err(|error| Halt(format!("membership change at {}: {error}", entry.index)))?;
             self.pin();
             let state = ConfState::from(&state);
+            reach!(JointEntered, !state.voters_outgoing.is_empty());
+            reach!(JointLeft, self.is_joint() && state.voters_outgoing.is_empty());
             effects.push(Effect::Report(Report::Membership {
                 voters: state.voters.clone(),
                 learners: state.learners.clone(),
             }));
             if !mutant::is(Mutant::MembershipNotSaved) {
-                self.raw.mut_store().set_conf_state(state);
+                self.raw.mut_store().set_conf_state(state, entry.index);
             }
-            self.membership.changed_at = entry.index;
             self.answer_awaited(&entry, effects);
-            if !self.is_member() && !mutant::is(Mutant::RemovedNotTold) {
-                self.phase = Phase::Removed;
-                effects.push(Effect::Report(Report::Removed));
-                return Ok(());
-            }
+            self.step_down_when_no_voter();
+            self.membership.removal_untold = !self.is_member() && !mutant::is(Mutant::RemovedNotTold);
+            reach!(RemovalApplied, !self.is_member());
+            self.report_removal(effects);
         }
         Ok(())
+    }
+
+    /// Tells whoever runs this replica that it is no member any more. It goes on as a follower that never stands:
+    /// those who have not heard of the removal yet may need its vote and its log in order to finish the change.
+    pub(super) fn report_removal(&mut self, effects: &mut Effects) {
+        if std::mem::take(&mut self.membership.removal_untold) {
+            effects.push(Effect::Report(Report::Removed));
+        }
     }
 
     fn answer_awaited(&mut self, entry: &LogEntry, effects: &mut Effects) {
@@ -153,6 +170,18 @@ impl Replica {
         {
             // Refusal is harmless: the next round asks again.
             let _ = self.raw.propose_conf_change(Vec::new(), ConfChangeV2::default());
+            self.pin();
+        }
+    }
+
+    /// Whoever has no vote neither leads nor stands. The crate would let a leader lead on that an inherited change
+    /// has taken out or made a learner, and panics when one that was taken out wins or hears of its disk.
+    fn step_down_when_no_voter(&mut self) {
+        let raft = &mut self.raw.raft;
+        if raft.state != StateRole::Follower && !raft.prs().conf().voters().contains(self.node) {
+            reach!(LeaderLostItsVote, raft.state == StateRole::Leader);
+            let term = raft.term;
+            raft.become_follower(term, raft::INVALID_ID);
             self.pin();
         }
     }

@@ -15,6 +15,7 @@ use raft::{RawNode, StateRole};
 
 use crate::ids::{ChainId, NodeId, Ticket};
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 use crate::storage::{ChainState, LogReader, Snapshot};
 
 mod backlog;
@@ -23,6 +24,7 @@ mod effect;
 mod election_clock;
 mod event;
 mod gate;
+mod idle;
 mod leadership;
 mod log_view;
 mod membership;
@@ -70,8 +72,6 @@ enum Phase {
         index: u64,
         held: Vec<Message>,
     },
-    /// This replica is no member any more.
-    Removed,
 }
 
 /// One chain's consensus state on this node.
@@ -88,6 +88,7 @@ pub struct Replica {
     membership: membership::Membership,
     snapshots: snapshots::Snapshots,
     transfer: Option<transfer::Transfer>,
+    answered: transfer::Answered,
     backlog: backlog::Backlog,
     /// Ticks since open.
     ticks: u64,
@@ -152,6 +153,7 @@ impl Replica {
         );
         let resume_install = state.snapshot.clone().filter(|_| state.installing);
         let resume_install = resume_install.filter(|_| !mutant::is(Mutant::InterruptedInstallForgotten));
+        let membership = membership::Membership::new(&state.applied.conf_state, node);
         let rounds = ready::Rounds::new(state.hard_state);
         let view = log_view::LogView::new(&state, reader, config.limits.tail_bytes_max);
         let raw = RawNode::new(&raft_config, view, &raft_logger::logger(node))?;
@@ -165,9 +167,10 @@ impl Replica {
             phase: Phase::Running,
             proposals: proposals::Proposals::default(),
             reads: reads::Reads::new(config.seed, 2 * config.election_ticks_max as u64),
-            membership: membership::Membership::default(),
+            membership,
             snapshots: snapshots::Snapshots::new(config.snapshots, config.snapshot_timeout_ticks),
             transfer: None,
+            answered: transfer::Answered::default(),
             backlog: backlog::Backlog::default(),
             ticks: 0,
             applied,
@@ -253,7 +256,7 @@ impl Replica {
         self.clock.pin(&mut self.raw);
     }
 
-    /// Whether the crate may be called: not while a snapshot is on its way to the disk, nor after removal.
+    /// Whether the crate may be called: not while a snapshot is on its way to the disk.
     fn callable(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::CatchingUp { .. })
     }
@@ -275,6 +278,7 @@ impl Replica {
         }
         self.expire_snapshots();
         if matches!(self.phase, Phase::CatchingUp { .. }) || self.must_not_campaign() {
+            reach!(SoleVoterWaitedForItsDisk, self.must_not_campaign());
             return;
         }
         self.raw.tick();
@@ -292,6 +296,7 @@ impl Replica {
             self.designated = None;
         } else if self.ticks.is_multiple_of(2) {
             // A refusal shows in the next tick.
+            reach!(StoodFirst);
             let _ = self.raw.campaign();
             self.pin();
         }
@@ -322,12 +327,26 @@ impl Replica {
                 return Ok(());
             }
         }
+        reach!(VoteRefusedInLease, self.is_leased_against(&message));
+        reach!(MessageOfAFormerTerm, message.term < door.term);
+        self.note_answer(&message);
         let stepped = self.raw.step(message);
         self.pin();
         match stepped {
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => Ok(()),
             Err(error) => Err(Halt(format!("message from node {from}: {error}"))),
         }
+    }
+
+    /// Whether the lease of a leader that was heard lately speaks against a candidate.
+    #[cfg(feature = "sim")]
+    fn is_leased_against(&self, message: &Message) -> bool {
+        use raft::eraftpb::MessageType::{MsgRequestPreVote, MsgRequestVote};
+        let raft = &self.raw.raft;
+        matches!(message.get_msg_type(), MsgRequestVote | MsgRequestPreVote)
+            && message.term > raft.term
+            && raft.leader_id != 0
+            && raft.election_elapsed < self.config.election_ticks
     }
 
     /// Appends are dropped, as if the network had lost them, while a queue behind them is full or a snapshot
@@ -343,18 +362,22 @@ impl Replica {
             )
         {
             // It may have voted in this term before it lost its store.
+            reach!(NewcomerAskedToVote);
             return gate::Verdict::Refuse("no membership yet");
         }
         if matches!(self.phase, Phase::CatchingUp { .. })
             && matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot | MessageType::MsgTimeoutNow)
         {
+            reach!(AppendWhileInstalling);
             return gate::Verdict::Refuse("installing a snapshot");
         }
         if kind == MessageType::MsgAppend && !message.entries.is_empty() {
             if self.backlog_full() {
+                reach!(AppendBeyondApplyBacklog);
                 return gate::Verdict::Refuse("apply backlog full");
             }
             if self.rounds.bytes() >= self.config.limits.unpersisted_bytes_max {
+                reach!(AppendBeyondWriterBacklog);
                 return gate::Verdict::Refuse("writer backlog full");
             }
         }
@@ -372,27 +395,9 @@ impl Replica {
         }
     }
 
-    /// Why no proposal is taken now.
-    fn proposal_refusal(&self) -> Option<Refusal> {
-        if !self.takes_proposals() {
-            return Some(Refusal::NotLeader { leader: self.leader() });
-        }
-        let bound = self.config.limits.apply_backlog_bytes_max;
-        self.backlog_full().then_some(Refusal::Overloaded { what: "apply backlog bytes", bound })
-    }
-
     fn backlog_full(&self) -> bool {
         let bound = self.config.limits.apply_backlog_bytes_max;
         self.backlog.bytes() >= bound && !mutant::is(Mutant::BacklogUnbounded)
-    }
-
-    /// Leads, has applied everything it inherited, and is not handing over.
-    fn takes_proposals(&self) -> bool {
-        let raft = &self.raw.raft;
-        matches!(self.phase, Phase::Running)
-            && raft.state == StateRole::Leader
-            && raft.lead_transferee.is_none()
-            && raft.apply_to_current_term()
     }
 
     fn on_read_index(&mut self, ticket: Ticket, effects: &mut Effects) {
@@ -417,6 +422,7 @@ impl Replica {
     fn on_applied(&mut self, index: u64, effects: &mut Effects) -> Result<(), Halt> {
         if index <= self.applied || !self.callable() {
             // Older than a snapshot that has replaced it.
+            reach!(AppliedBelowSnapshot);
             return Ok(());
         }
         if index > self.handed_out {
@@ -430,10 +436,8 @@ impl Replica {
         self.applied_pending = true;
         self.backlog.applied(index);
         self.proposals.applied(index, effects);
-        if self.callable() {
-            self.raw.advance_apply_to(index);
-            self.pin();
-        }
+        self.raw.advance_apply_to(index);
+        self.pin();
         Ok(())
     }
 
@@ -496,7 +500,9 @@ impl Replica {
     }
 
     fn start(&mut self, effects: &mut Effects) {
+        self.report_removal(effects);
         if let Some(snapshot) = self.resume_install.take() {
+            reach!(InstallResumed);
             self.phase = Phase::CatchingUp { index: snapshot.position.index, held: Vec::new() };
             effects.push(Effect::InstallSnapshot { snapshot });
         }
@@ -520,6 +526,7 @@ impl Replica {
                     self.proposals.appended(tickets, last, self.raw.raft.term);
                 }
                 Ok(()) | Err(raft::Error::ProposalDropped) => {
+                    reach!(ProposalsLostInTheirRound);
                     let leader = self.leader();
                     for (ticket, _) in tickets {
                         proposals::fail(ticket, Refusal::NotLeader { leader }, effects);
@@ -542,6 +549,7 @@ impl Replica {
         self.raw.read_index(context);
         self.pin();
         // Until the leader has committed in its own term the crate drops the question without a word.
+        reach!(ReadBeforeFirstCommit, taken(self) == before);
         if taken(self) > before {
             self.reads.asked();
         }

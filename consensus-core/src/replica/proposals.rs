@@ -5,12 +5,14 @@
 
 use std::collections::VecDeque;
 
+use raft::StateRole;
 use raft::eraftpb::{Entry, MessageType};
 
-use super::{Effect, Effects, Message, Outcome, Proposal, Refusal};
+use super::{Effect, Effects, Message, Outcome, Phase, Proposal, Refusal, Replica};
 use crate::ids::{NodeId, Ticket};
 use crate::limits::Limits;
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 use crate::storage::LogEntry;
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +55,7 @@ impl Proposals {
             return Err((proposal.ticket, refusal));
         }
         if self.gathered_bytes + self.in_flight_bytes + bytes > limits.uncommitted_bytes_max {
+            reach!(UncommittedBytesFull);
             let refusal =
                 Refusal::Overloaded { what: "uncommitted bytes", bound: limits.uncommitted_bytes_max };
             return Err((proposal.ticket, refusal));
@@ -76,6 +79,7 @@ impl Proposals {
         for proposal in std::mem::take(&mut self.gathered) {
             let size = proposal.data.len() as u64;
             if bytes + size > append_bytes_max && !entries.is_empty() {
+                reach!(ProposalsInTwoMessages);
                 out.push((propose(node, std::mem::take(&mut entries)), std::mem::take(&mut tickets)));
                 bytes = 0;
             }
@@ -125,6 +129,7 @@ impl Proposals {
             return;
         }
         for own in self.in_flight.drain(..).filter(|_| !mutant::is(Mutant::LostProposalsUnanswered)) {
+            reach!(ProposalsLost);
             fail(own.ticket, Refusal::LeadershipLost { leader }, effects);
         }
         for proposal in self.gathered.drain(..) {
@@ -140,6 +145,27 @@ impl Proposals {
         for ticket in tickets.chain(self.gathered.drain(..).map(|proposal| proposal.ticket)) {
             fail(ticket, Refusal::Halted, effects);
         }
+    }
+}
+
+impl Replica {
+    /// Why no proposal is taken now.
+    pub(super) fn proposal_refusal(&self) -> Option<Refusal> {
+        if !self.takes_proposals() {
+            return Some(Refusal::NotLeader { leader: self.leader() });
+        }
+        let bound = self.config.limits.apply_backlog_bytes_max;
+        reach!(ProposalBeyondApplyBacklog, self.backlog.bytes() >= bound);
+        self.backlog_full().then_some(Refusal::Overloaded { what: "apply backlog bytes", bound })
+    }
+
+    /// Leads, has applied everything it inherited, and is not handing over.
+    fn takes_proposals(&self) -> bool {
+        let raft = &self.raw.raft;
+        matches!(self.phase, Phase::Running)
+            && raft.state == StateRole::Leader
+            && raft.lead_transferee.is_none()
+            && raft.apply_to_current_term()
     }
 }
 

@@ -11,6 +11,7 @@ use super::proposals::fail;
 use super::{Effect, Effects, Outcome, Refusal};
 use crate::ids::{NodeId, Ticket};
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 
 #[derive(Debug)]
 pub(super) struct Reads {
@@ -111,6 +112,7 @@ impl Reads {
             .map(|(ticket, _)| ticket)
             .collect();
         self.count -= tickets.len();
+        reach!(ReadLostWithLeadership, !tickets.is_empty());
         for ticket in tickets {
             fail(ticket, Refusal::NotLeader { leader }, effects);
         }
@@ -127,6 +129,7 @@ impl Reads {
 
 fn keep(ticket: Ticket, deadline: u64, now: u64, late: &mut Vec<Ticket>) -> bool {
     if deadline <= now {
+        reach!(ReadExpired);
         late.push(ticket);
     }
     deadline > now

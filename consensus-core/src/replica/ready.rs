@@ -19,6 +19,7 @@ use raft::eraftpb::MessageType;
 
 use super::{CommittedEntry, Effect, Effects, Halt, Installing, Message, Phase, Replica};
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 use crate::storage::{Applied, HardState, LogEntry, Snapshot, WriteBatch};
 
 /// The same acknowledgement leaves again after this long.
@@ -83,6 +84,7 @@ impl Acknowledged {
             let same = (message.to, message.term, message.index) == (self.to, self.term, self.index);
             let soon = tick < self.tick + REPEAT_TICKS || mutant::is(Mutant::AcknowledgementNeverRepeated);
             if same && soon {
+                reach!(AcknowledgementNotRepeated);
                 return false;
             }
             let Message { to, term, index, .. } = *message;
@@ -142,15 +144,18 @@ impl Replica {
             let full = self.rounds.len() >= self.config.limits.unpersisted_rounds_max
                 || self.rounds.bytes >= self.config.limits.unpersisted_bytes_max;
             if full && !mutant::is(Mutant::WriterUnbounded) {
+                reach!(WriterQueueFull);
                 break;
             }
             if self.raw.snap().is_some() && !self.rounds.is_empty() {
+                reach!(SnapshotWaitedForRounds);
                 break;
             }
             let full = self.backlog_full();
             self.raw.mut_store().set_hold_back(full);
             let ready = self.raw.ready();
             if full && is_empty(&ready) {
+                reach!(CommittedHeldBack);
                 self.raw.advance_append_async(ready);
                 break;
             }
@@ -181,6 +186,7 @@ impl Replica {
         }
         self.snapshots.note_sent(&early, self.ticks);
         if !self.promises_durable() && !mutant::is(Mutant::LeaderSpeaksEarly) {
+            reach!(LeaderHeldItsTongue, !early.is_empty());
             // A leader may speak in its term only when the term and its vote for itself are durable.
             held.append(&mut early);
         }
@@ -190,6 +196,7 @@ impl Replica {
             self.persist(number, entries, held, effects);
             self.raw.advance_append_async(ready);
         } else if let Some(last) = self.rounds.list.back_mut() {
+            reach!(ReadyRodeOnEarlierWrite, !held.is_empty());
             last.report = number;
             last.held.append(&mut held);
             send(early, effects);
@@ -212,6 +219,8 @@ impl Replica {
     fn persist(&mut self, number: u64, entries: Vec<LogEntry>, held: Vec<Message>, effects: &mut Effects) {
         let replaced = self.raw.mut_store().append(&entries);
         if replaced.is_some() {
+            reach!(TailReplaced);
+            reach!(TailReplacedUnderWay, self.rounds.list.iter().any(|round| round.first.is_some()));
             self.rounds.barrier = number;
         }
         let mut batch = WriteBatch::new(self.chain);
@@ -248,10 +257,16 @@ impl Replica {
 
     /// What needs no sync and found no synced write to ride with.
     pub(super) fn persist_lazily(&mut self, effects: &mut Effects) {
-        if self.applied_pending || self.rounds.commit_pending {
+        if self.has_lazy_write() {
+            reach!(WrittenLazily);
             let batch = self.lazy_batch();
             effects.push(Effect::Persist { batch });
         }
+    }
+
+    /// Whether there is something that the next tick writes.
+    pub(super) fn has_lazy_write(&self) -> bool {
+        self.applied_pending || self.rounds.commit_pending
     }
 
     /// A batch that needs no sync, with the newest promises and the applied index.
@@ -287,6 +302,7 @@ impl Replica {
             self.raw.on_persist_ready(durable.report);
             self.pin();
         }
+        reach!(NoticeWithheld, durable.report > 0 && durable.report < self.rounds.barrier);
         let mut released = durable.released;
         self.rounds.acknowledged.drop_repetitions(&mut released, self.ticks);
         send(released, effects);
@@ -329,6 +345,7 @@ impl Replica {
         if mutant::is(Mutant::SnapshotAcknowledgedEarly) {
             send(std::mem::take(&mut held), effects);
         }
+        reach!(SnapshotReplacedLongerLog, self.handed_out > 0);
         self.raw.mut_store().install(&snapshot);
         self.raw.mut_store().append(&entries);
         let mut batch = WriteBatch::new(self.chain);

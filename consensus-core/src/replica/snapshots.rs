@@ -12,6 +12,7 @@ use raft::{SnapshotStatus, StateRole};
 use super::{Effect, Effects, Message, Phase, Replica};
 use crate::ids::NodeId;
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 use crate::storage::{Position, Snapshot, WriteBatch};
 use bytes::Bytes;
 
@@ -47,12 +48,18 @@ impl Snapshots {
             }
         }
     }
+
+    /// Whether one was sent and may have got lost.
+    pub(super) fn await_news(&self) -> bool {
+        !self.sent.is_empty()
+    }
 }
 
 impl Replica {
     /// Asks for a snapshot when the policy or a lagging peer wants one.
     pub(super) fn request_snapshot_when_due(&mut self, effects: &mut Effects) {
         let wanted = self.raw.store().take_snapshot_wanted();
+        reach!(SnapshotWanted, wanted);
         if self.snapshots.building || self.snapshots.unsupported || self.applied == 0 {
             return;
         }
@@ -71,9 +78,10 @@ impl Replica {
             return;
         };
         let current = self.raw.store().snapshot_index();
-        let unchanged = index >= self.membership.changed_at();
+        let unchanged = index >= self.raw.store().changed_at();
         let Some(term) = self.raw.store().term_of(index) else { return };
         if index <= current || index > self.applied || !unchanged || !matches!(self.phase, Phase::Running) {
+            reach!(SnapshotOutdated);
             return;
         }
         let snapshot = Snapshot {
@@ -84,6 +92,7 @@ impl Replica {
         let mut batch = self.lazy_batch();
         batch.compact_to = self.compaction_point(index);
         if let Some(to) = batch.compact_to {
+            reach!(LogCompacted);
             self.raw.mut_store().compact(to);
         }
         if mutant::is(Mutant::CompactedBeforeSnapshot) {
@@ -121,6 +130,7 @@ impl Replica {
         };
         let mut batch = self.lazy_batch();
         batch.installed = true;
+        reach!(SnapshotInstalled);
         effects.push(Effect::Persist { batch });
         super::ready::send(held, effects);
         self.applied_pending = true;
@@ -140,6 +150,7 @@ impl Replica {
             return;
         }
         if self.snapshots.sent.remove(&peer.get()).is_some() {
+            reach!(SnapshotFailed);
             self.raw.report_snapshot(peer.get(), SnapshotStatus::Failure);
             self.pin();
         }
@@ -166,6 +177,7 @@ impl Replica {
             .map(|(id, _)| *id)
             .collect();
         for id in late {
+            reach!(SnapshotLate);
             self.snapshots.sent.remove(&id);
             self.raw.report_snapshot(id, SnapshotStatus::Failure);
             self.pin();

@@ -4,6 +4,7 @@ use raft::{ProgressState, StateRole};
 
 use super::{Phase, Replica};
 use crate::ids::NodeId;
+use crate::storage::ConfState;
 
 /// What a replica is in its chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -42,7 +43,7 @@ pub struct PeerProgress {
     pub next: u64,
     /// `probe`, `replicate` or `snapshot`.
     pub state: &'static str,
-    /// Heard within the last election timeout.
+    /// It answered this leader within the last election timeout.
     pub active: bool,
     /// Whether it counts in elections and commits.
     pub voter: bool,
@@ -91,6 +92,13 @@ pub struct Status {
     pub peers: Vec<PeerProgress>,
 }
 
+impl Status {
+    /// Whether a node is a voter or a learner.
+    pub fn is_member(&self, id: NodeId) -> bool {
+        self.voters.contains(&id.get()) || self.learners.contains(&id.get())
+    }
+}
+
 impl Replica {
     /// The state as plain data.
     pub fn status(&self) -> Status {
@@ -122,6 +130,11 @@ impl Replica {
         }
     }
 
+    /// The membership that it goes by, as of its applied index, with the halves of a joint phase apart.
+    pub fn conf_state(&self) -> &ConfState {
+        self.raw.store().conf_state()
+    }
+
     fn peer_progress(&self) -> Vec<PeerProgress> {
         let raft = &self.raw.raft;
         if raft.state != StateRole::Leader {
@@ -141,7 +154,7 @@ impl Replica {
                         ProgressState::Replicate => "replicate",
                         ProgressState::Snapshot => "snapshot",
                     },
-                    active: progress.recent_active,
+                    active: self.last_answer(*id).is_some(),
                     voter: raft.prs().conf().voters().contains(*id),
                 })
             })

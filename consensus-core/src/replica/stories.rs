@@ -15,10 +15,12 @@ use crate::storage::memory::MemoryStore;
 use crate::storage::{ConfState, Identity, LogWriter, WriteBatch};
 
 mod acknowledgements;
+mod idle;
 mod membership;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod newcomers;
+mod transfers;
 
 /// A replica whose disk, application and peers are played by the test.
 struct Story {

@@ -3,12 +3,16 @@
 //! While a transfer runs the crate drops proposals; so it starts only towards a peer that is close, and is
 //! given up after one election timeout.
 
+use std::collections::BTreeMap;
+
+use raft::eraftpb::MessageType;
 use raft::{ProgressState, StateRole};
 
 use super::proposals::fail;
-use super::{Effect, Effects, Outcome, Refusal, Replica};
+use super::{Effect, Effects, Message, Outcome, Refusal, Replica};
 use crate::ids::{NodeId, Ticket};
 use crate::mutant::{self, Mutant};
+use crate::reach::reach;
 
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -18,7 +22,42 @@ pub(super) struct Transfer {
     deadline: u64,
 }
 
+/// When each peer answered this leader last, in ticks since open.
+///
+/// The crate's own mark (`recent_active`) is no measure: it is cleared for all peers whenever the quorum is
+/// counted, so until the next answers arrive nobody seems to be there, and before that a peer that has just
+/// died seems to be there as much as the others.
+#[derive(Debug, Default)]
+pub(super) struct Answered {
+    ticks: BTreeMap<u64, u64>,
+}
+
 impl Replica {
+    /// Notes an answer to this leader; to be called with every message before it is stepped.
+    pub(super) fn note_answer(&mut self, message: &Message) {
+        let raft = &self.raw.raft;
+        let is_answer = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
+        );
+        if !is_answer || raft.state != StateRole::Leader || message.term != raft.term {
+            return;
+        }
+        let members = raft.prs();
+        if members.get(message.from).is_some() {
+            self.answered.ticks.insert(message.from, self.ticks);
+        }
+        if self.answered.ticks.len() > members.iter().len() {
+            self.answered.ticks.retain(|id, _| members.get(*id).is_some());
+        }
+    }
+
+    /// The tick of a peer's last answer, if that is no longer ago than an election timeout.
+    pub(super) fn last_answer(&self, id: u64) -> Option<u64> {
+        let answered = self.answered.ticks.get(&id).copied();
+        answered.filter(|answered| self.ticks - answered <= self.config.election_ticks as u64)
+    }
+
     pub(super) fn transfer_leader(&mut self, ticket: Ticket, to: Option<NodeId>, effects: &mut Effects) {
         match self.start_transfer(to) {
             Ok(None) => effects.push(Effect::Answer { ticket, outcome: Outcome::Done }),
@@ -57,26 +96,33 @@ impl Replica {
         if mutant::is(Mutant::TransferToAnybody) {
             return Ok(id);
         }
-        let Some(progress) = self.raw.raft.prs().get(id) else { return refused("is not a member") };
+        let Some(progress) = self.raw.raft.prs().get(id) else {
+            reach!(TransferToNobody);
+            return refused("is not a member");
+        };
         if !self.is_voter(id) {
+            reach!(TransferToLearner);
             return refused("is not a voter");
         }
-        if !progress.recent_active {
+        if self.last_answer(id).is_none() {
+            reach!(TransferToSilentNode);
             return refused("was not heard within an election timeout");
         }
         if progress.state == ProgressState::Snapshot {
+            reach!(TransferToNodeInSnapshot);
             return refused("is receiving a snapshot");
         }
         Ok(id)
     }
 
+    /// The voter with most of the log; of several, the one that answered last.
     fn best_target(&self) -> Result<u64, Refusal> {
         self.raw
             .raft
             .prs()
             .iter()
             .filter(|(id, _)| **id != self.node && self.check_target(**id).is_ok())
-            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
+            .max_by_key(|(id, progress)| (progress.matched, self.last_answer(**id), std::cmp::Reverse(**id)))
             .map(|(id, _)| *id)
             .ok_or_else(|| Refusal::Transfer("no other voter is reachable".to_owned()))
     }
@@ -96,6 +142,8 @@ impl Replica {
         } else {
             return;
         };
+        reach!(TransferDone, leader == transfer.target);
+        reach!(TransferTooSlow, leader != transfer.target && raft.term == transfer.term);
         let ticket = transfer.ticket;
         self.transfer = None;
         if self.raw.raft.state == StateRole::Leader {

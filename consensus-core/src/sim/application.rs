@@ -17,6 +17,18 @@ use crate::storage::{ApplicationWrite, LogEntry, LogReader, Snapshot};
 /// Ids that the simulated ledger remembers: more than any run submits.
 const WINDOW_TRANSACTIONS: usize = 1 << 16;
 
+/// Admissions of stores are transactions of clients from here on, one for each node: their number is that of the
+/// store.
+pub const ADMISSIONS: u64 = 1 << 32;
+
+/// The number of a founder's first store.
+pub const FIRST_STORE: u64 = 1;
+
+/// The client that admits the stores of a node, by id.
+pub fn admission(node: u64) -> u64 {
+    ADMISSIONS + node
+}
+
 /// What a client wants in the chain. Its content follows from these numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Submission {
@@ -95,6 +107,55 @@ impl Application {
                 Ok(Self::Ledger(Box::new(ledger.map_err(|error| error.to_string())?)))
             }
         }
+    }
+
+    /// The application of a chain that is founded by a snapshot at this index: its state, as a snapshot and as its
+    /// record.
+    pub fn founding(index: u64) -> (Bytes, ApplicationWrite) {
+        let state = HashChain::founding(index);
+        (state.encode(), state.record())
+    }
+
+    /// The application from the state that it kept by itself.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn reopen(state: Bytes) -> Result<Self, String> {
+        Ok(Self::HashChain(HashChainApplication(HashChain::open(Some(state))?)))
+    }
+
+    /// The newest store of a node that was admitted; 0 if the chain tells of none.
+    pub fn admitted(&self, node: u64) -> u64 {
+        match self {
+            Self::HashChain(chain) => chain.0.last(admission(node)),
+            Self::Ledger(_) => 0,
+        }
+    }
+
+    /// Takes the committed entries up to `to` from the store, if it is behind.
+    ///
+    /// # Errors
+    /// The store's, and an entry that it cannot take.
+    pub fn catch_up(&mut self, chain: ChainId, reader: &dyn LogReader, to: u64) -> Result<Taken, String> {
+        let mut taken = Taken::default();
+        let Self::Ledger(ledger) = self else { return Ok(taken) };
+        let mut applied = Vec::new();
+        let replayed = ledger.replay::<crate::ledger::Error>(reader, chain, to, &mut |entry| {
+            applied.push(entry);
+            Ok(())
+        });
+        replayed.map_err(|error| error.to_string())?;
+        for entry in applied {
+            taken.writes.extend(entry.writes);
+            if let Some(block) = entry.block {
+                let transactions =
+                    block.transactions.iter().map(parse_id).collect::<Result<Vec<_>, String>>()?;
+                let canonical = CanonicalBlock { hash: block.hash, index: entry.index, transactions };
+                let (height, previous) = (block.header.number, block.header.previous_hash);
+                taken.blocks.push(TakenBlock { height, previous, canonical, sealed: Some(block) });
+            }
+        }
+        Ok(taken)
     }
 
     /// The last entry taken.

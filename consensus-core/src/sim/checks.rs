@@ -4,6 +4,7 @@
 
 use super::cluster::{Cluster, Sight};
 use super::invariants::Verdict;
+use super::swarm::ApplicationKind;
 
 impl Cluster {
     /// A node's durable log may have changed.
@@ -15,20 +16,32 @@ impl Cluster {
         let log = self.nodes[node].disk.durable();
         self.invariants.log_matching.changed(node, from, log)?;
         let committed = self.invariants.one_content_per_position.entries();
-        let voters = self.nodes[..self.swarm.voters as usize].iter().map(|node| node.disk.durable());
-        self.invariants.committed_stays.changed(node, from, log, committed, voters)
+        let lost = self.invariants.committed_stays.lost(node, from, log, committed);
+        self.check_stays(lost)
     }
 
-    /// When all nodes have recovered.
+    /// These committed entries must still be durable on a majority.
+    fn check_stays(&self, indexes: impl IntoIterator<Item = u64>) -> Verdict {
+        let memberships = self.invariants.agreed_membership.newest_two();
+        indexes.into_iter().try_for_each(|index| {
+            let Some(entry) = self.invariants.one_content_per_position.entry(index) else { return Ok(()) };
+            let holds = |id: u64| self.nodes.get(id as usize - 1).is_some_and(|node| node.held(index, entry));
+            self.invariants.committed_stays.stays(index, entry, &memberships, holds)
+        })
+    }
+
+    /// When all nodes have recovered, or the cluster stands still.
     pub(super) fn check_end(&mut self) -> Verdict {
-        let committed = self.invariants.one_content_per_position.entries();
-        let voters = self.nodes[..self.swarm.voters as usize].iter().map(|node| node.disk.durable());
         if self.sight == Sight::Inside {
-            self.invariants.committed_stays.sweep(committed, voters)?;
+            self.check_stays(1..=self.invariants.one_content_per_position.committed())?;
         }
-        if self.swarm.application == super::swarm::ApplicationKind::Ledger {
-            // All nodes have the same tip, and its hash covers the chain: one store stands for all.
-            let node = &self.nodes[0];
+        let blocks = self.invariants.one_content_per_position.blocks().len() as u64;
+        let whole = self.nodes.iter().enumerate().find(|(node, state)| {
+            let tip = state.running.as_ref().map(|running| running.application.tip().0);
+            self.is_sound(*node) && tip == Some(blocks)
+        });
+        if let Some((_, node)) = whole.filter(|_| self.swarm.application == ApplicationKind::Ledger) {
+            // Its tip is that of all nodes, and the tip's hash covers the chain: one store stands for all.
             self.invariants.chained_blocks.audit(node.id, node.disk.store().as_ref(), node.chain())?;
         }
         self.invariants.client_history.judge()

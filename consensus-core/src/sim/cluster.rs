@@ -5,22 +5,25 @@
 //! rest of the run is in [`super::rounds`] (the driver and its effects), [`super::work`] (disk and
 //! application) and [`super::faults`].
 
+use super::application::FIRST_STORE;
 use super::clients::{Attempt, Clients, Next, Reply};
 use super::disk::Completion;
 use super::faults::{Fault, FaultStreams};
-use super::forgery::Forger;
 use super::invariants::{Invariants, NoPanic, Verdict};
+use super::letters::{Letter, Memory};
 use super::mutant::{self, Mutant};
 use super::network::Network;
-use super::node::{Node, Question};
+use super::node::{self, Node, Question};
+use super::operator::Operator;
 use super::report::{Counters, Failure, Report};
 use super::rng::{Rng, Stream};
 use super::schedule::{SECOND, Schedule};
 use super::script::Script;
 use super::swarm::Swarm;
-use super::trace::{MessageDigest, Step, Trace};
+use super::trace::{Step, Trace};
 use crate::ids::NodeId;
-use crate::replica::{Event, Message, PeerReport};
+use crate::reach::{self, reach};
+use crate::replica::{Event, PeerReport};
 
 /// What the checks may look at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,8 +70,8 @@ pub(super) enum Happening {
     Tick(Process),
     /// A node's driver begins a round.
     Round(Process),
-    /// A message arrives at its receiver; `sender` learns of a snapshot's fate.
-    Arrive { message: Box<Message>, sender: Process },
+    /// A message arrives at its receiver.
+    Arrive(Box<Letter>),
     /// A transport has learnt something.
     Report { process: Process, peer: usize, report: PeerReport },
     /// The writer is done with a group.
@@ -77,6 +80,8 @@ pub(super) enum Happening {
     Worked(Process),
     /// A node that was down starts.
     Start(usize),
+    /// Somebody has made room on a node's disk.
+    Freed(usize),
     /// A fault is due.
     Fault(Fault),
     /// A client begins its next transaction.
@@ -91,8 +96,8 @@ pub(super) enum Happening {
     Patience { client: usize, attempt: u64 },
     /// A client reads.
     Read { client: usize },
-    /// A forged message arrives.
-    Forge,
+    /// The canary lies.
+    Lie,
 }
 
 /// A run.
@@ -108,16 +113,25 @@ pub struct Cluster {
     pub(super) faults: FaultStreams,
     pub(super) script: Script,
     pub(super) counters: Counters,
-    pub(super) forger: Forger,
     pub(super) mutant: Option<Mutant>,
     pub(super) sight: Sight,
     /// Faults have ended.
     pub(super) quiet: bool,
+    /// Nodes that stay down, as a mask.
+    pub(super) left_down: u64,
+    /// More is lost than the cluster survives: nothing may go on.
+    pub(super) stands_still: bool,
+    pub(super) memory: Memory,
+    pub(super) operator: Operator,
+    /// Each node's newest store that the chain has admitted.
+    pub(super) admitted: Vec<u64>,
     clocks: Vec<Rng>,
     pub(super) rounds: Vec<Rng>,
     pub(super) work: Vec<Rng>,
     readers: Vec<Rng>,
     tick_us: Vec<u64>,
+    /// How far each node's wall clock is ahead of time.
+    wall_ahead_us: Vec<u64>,
 }
 
 impl Cluster {
@@ -143,19 +157,33 @@ impl Cluster {
             network: Network::new(seed, count as usize, &swarm.latencies, &swarm.network),
             nodes: nodes?,
             clients: Clients::new(seed, count, &swarm.workload, swarm.network.loss),
-            invariants: Invariants::new(count as usize, swarm.voters as usize, &swarm.limits),
+            invariants: Invariants::new(
+                count as usize,
+                &node::founders(&swarm),
+                node::founded_at(&swarm),
+                &swarm.limits,
+            ),
             trace: Trace::new(options.verbose),
             faults: FaultStreams::new(seed, count),
             script,
             counters: Counters::default(),
-            forger: Forger::new(seed, swarm.faults.forgery_every_us),
             mutant: options.mutant,
             sight: options.sight,
             quiet: false,
+            left_down: 0,
+            stands_still: false,
+            memory: Memory::new(seed, swarm.network.remembered),
+            operator: Operator::new(&swarm),
+            admitted: (0..count)
+                .map(|node| if node < swarm.voters + swarm.learners { FIRST_STORE } else { 0 })
+                .collect(),
             rounds: streams(Stream::Driver),
             work: streams(Stream::Application),
             readers: readers.collect(),
             tick_us: tick_us.collect(),
+            wall_ahead_us: (0..count)
+                .map(|node| Rng::new(seed, Stream::Clock, 1_000 + node).below(WALL_AHEAD_MAX_US))
+                .collect(),
             clocks,
             swarm,
         })
@@ -176,8 +204,11 @@ impl Cluster {
         self.counters.blocks = self.invariants.one_content_per_position.blocks().len() as u64;
         self.counters.acknowledged = self.invariants.client_history.count();
         self.counters.reads = self.invariants.fresh_reads.reads();
+        self.counters.overfull = self.network.overfull();
+        self.counters.membership_changes = self.invariants.agreed_membership.count();
         self.counters.syncs = self.nodes.iter().map(|node| node.disk.syncs()).sum();
-        Report { seed: self.swarm.seed, trace: self.trace.hash(), counters: self.counters, failure }
+        let marks = reach::take();
+        Report { seed: self.swarm.seed, trace: self.trace.hash(), counters: self.counters, marks, failure }
     }
 
     fn run_phases(&mut self) -> Verdict {
@@ -190,7 +221,7 @@ impl Cluster {
             self.schedule_read(client);
         }
         self.schedule_faults();
-        self.schedule_forgery();
+        self.schedule_lie();
         let end_us = self.swarm.safety_us;
         self.run_until(end_us)?;
         self.recover()?;
@@ -215,8 +246,12 @@ impl Cluster {
                 Ok(())
             }
             Happening::Round(process) => self.round(process),
-            Happening::Arrive { message, sender } => {
-                self.arrive(*message, sender);
+            Happening::Arrive(letter) => {
+                self.arrive(*letter);
+                Ok(())
+            }
+            Happening::Freed(node) => {
+                self.nodes[node].disk.fill(false);
                 Ok(())
             }
             Happening::Report { process, peer, report } => {
@@ -255,7 +290,7 @@ impl Cluster {
                 self.read(client);
                 Ok(())
             }
-            Happening::Forge => self.forge(),
+            Happening::Lie => self.lie(),
         }
     }
 
@@ -289,15 +324,25 @@ impl Cluster {
 
     /// Starts a node on what its disk has.
     fn start(&mut self, node: usize) -> Verdict {
-        if self.nodes[node].running.is_some() {
+        if self.nodes[node].running.is_some()
+            || self.nodes[node].refused.is_some()
+            || (self.left_down >> node) & 1 == 1
+        {
             return Ok(());
         }
         let id = node as u64 + 1;
         let incarnation = self.nodes[node].incarnation + 1;
         let replica_seed = Rng::new(self.swarm.seed, Stream::Election, (id << 32) | incarnation).draw();
         let found = self.nodes[node].start(&self.swarm, replica_seed);
-        let found = self.invariants.no_panic.starts(id, found)?;
+        let found = match found {
+            Err(why) if self.nodes[node].damage.is_some() => return self.refuse(node, why),
+            found => self.invariants.no_panic.starts(id, found)?,
+        };
+        self.check_noticed(node)?;
+        self.remember_disk(node);
+        self.forgotten(node, found.caught_up)?;
         let promises = found.promises;
+        reach!(ApplicationAheadAtStart, found.application > promises.applied);
         self.note(
             node,
             Step::Start { term: promises.hard_state.term, last: found.last, applied: promises.applied },
@@ -320,21 +365,6 @@ impl Cluster {
         let phase_us = self.clocks[node].below(self.swarm.tick_us);
         self.schedule.after(phase_us, Happening::Tick(process));
         Ok(())
-    }
-
-    fn arrive(&mut self, message: Message, sender: Process) {
-        let node = message.to as usize - 1;
-        let snapshot = message.has_snapshot();
-        let digest = MessageDigest::of(&message);
-        let from = NodeId::new(message.from).expect("replicas send under their ids, which are not 0");
-        let process = self.process(node);
-        let arrived = self.give(process, Event::PeerMessage { from, message });
-        self.note(node, if arrived { Step::Receive(digest) } else { Step::Lose(digest) });
-        if snapshot {
-            let report = if arrived { PeerReport::SnapshotDelivered } else { PeerReport::SnapshotFailed };
-            let delay_us = self.swarm.latencies.link_min_us;
-            self.schedule.after(delay_us, Happening::Report { process: sender, peer: node, report });
-        }
     }
 
     fn report(&mut self, process: Process, peer: usize, report: PeerReport) {
@@ -369,6 +399,13 @@ impl Cluster {
         let Some(running) = self.nodes[node].running.as_mut() else { return };
         if let Some(place) = running.application.find(submission.client, submission.number) {
             self.reply(client, submission.number, node, Reply::Committed(place));
+            if self.readers[client].below(4) == 0 {
+                // A careless proposer: the chain has to leave the transaction out by itself.
+                if let Some(running) = self.nodes[node].running.as_mut() {
+                    running.pool.slip_in(submission);
+                }
+                self.propose(node);
+            }
         } else if running.pool.take(submission) {
             self.propose(node);
         } else {
@@ -382,7 +419,7 @@ impl Cluster {
         let now_us = self.schedule.now_us();
         let process = self.process(node);
         let Some(running) = self.nodes[node].running.as_mut() else { return };
-        let (proposals, bytes) = running.propose(now_us, &self.swarm);
+        let (proposals, bytes) = running.propose(now_us + self.wall_ahead_us[node], &self.swarm);
         let term = running.status.term;
         if proposals > 0 {
             self.counters.proposals += proposals as u64;
@@ -462,6 +499,8 @@ pub fn run(options: Options) -> Report {
 /// Runs a configuration with some of its faults.
 pub(super) fn run_script(options: Options, swarm: Swarm, script: Script) -> Report {
     let configuration = swarm.clone();
+    // What this thread reached before belongs to nobody.
+    reach::take();
     let guarded = std::panic::catch_unwind(|| {
         mutant::broken(options.mutant, || Cluster::new(options, swarm, script).map(Cluster::run))
     });
@@ -480,8 +519,12 @@ pub(super) fn run_script(options: Options, swarm: Swarm, script: Script) -> Repo
         faults: Vec::new(),
         last_steps: Vec::new(),
     };
-    Report { seed: options.seed, trace: 0, counters: Counters::default(), failure: Some(failure) }
+    let marks = reach::take();
+    Report { seed: options.seed, trace: 0, counters: Counters::default(), marks, failure: Some(failure) }
 }
+
+/// How far wall clocks may be apart.
+const WALL_AHEAD_MAX_US: u64 = 5 * SECOND;
 
 /// How long the recovery may take.
 pub(super) const RECOVERY_US: u64 = 60 * SECOND;

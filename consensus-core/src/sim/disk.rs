@@ -66,6 +66,15 @@ impl Write {
     }
 }
 
+/// What became of a group of batches.
+#[derive(Debug)]
+pub enum Group {
+    /// It is written: what to report, and the time until the next group is done.
+    Done(Vec<Completion>, Option<u64>),
+    /// The write failed, and what of it is on the disk is unknown: the chain has to halt.
+    Failed(&'static str),
+}
+
 /// Result of a crash.
 #[derive(Clone, Copy, Debug)]
 pub struct Wreck {
@@ -97,15 +106,20 @@ pub struct Disk {
     promised: Promises,
     late_promises: Option<HardState>,
     syncs: u64,
+    /// The next write fails.
+    failing: bool,
+    /// Every write fails.
+    full: bool,
 }
 
 impl Disk {
-    /// A disk with a store in which the chain exists.
+    /// A disk with a store in which the chain exists and has this log.
     pub fn new(
         seed: u64,
         node: u64,
         chain: ChainId,
         store: Arc<MemoryStore>,
+        durable: LogImage,
         latencies: &Latencies,
         mutant: Option<Mutant>,
     ) -> Self {
@@ -123,11 +137,29 @@ impl Disk {
             in_flight: 0,
             unsynced: VecDeque::new(),
             promised_unsynced: 0,
-            durable: LogImage::default(),
+            durable,
             promised: Promises::default(),
             late_promises: None,
             syncs: 0,
+            failing: false,
+            full: false,
         }
+    }
+
+    /// An empty store replaces the old one; nothing was ever promised by it. Returns what was durable.
+    pub fn begin_anew(&mut self) -> LogImage {
+        self.promised = Promises::default();
+        std::mem::take(&mut self.durable)
+    }
+
+    /// The next write fails.
+    pub fn fail(&mut self) {
+        self.failing = true;
+    }
+
+    /// No write succeeds from now on, or they do again.
+    pub fn fill(&mut self, full: bool) {
+        self.full = full;
     }
 
     /// The store.
@@ -155,9 +187,11 @@ impl Disk {
         self.syncs
     }
 
-    /// Ends stalls for ever.
+    /// Ends stalls and failures for ever.
     pub fn quieten(&mut self) {
         self.quiet = true;
+        self.failing = false;
+        self.full = false;
     }
 
     /// Takes a batch; if the writer was idle, the time until it is done with a group that begins now.
@@ -193,11 +227,17 @@ impl Disk {
         Some(time_us)
     }
 
-    /// The group in flight is done: what to report, and the time until the next group is done.
+    /// The group in flight is done.
     ///
     /// # Errors
     /// A batch that the store or the image refuses.
-    pub fn complete(&mut self) -> Result<(Vec<Completion>, Option<u64>), Violation> {
+    pub fn complete(&mut self) -> Result<Group, Violation> {
+        if std::mem::take(&mut self.failing) {
+            return Ok(Group::Failed("write error"));
+        }
+        if self.full {
+            return Ok(Group::Failed("no space"));
+        }
         let mut completions = Vec::new();
         let group: Vec<Write> = self.waiting.drain(..self.in_flight).collect();
         let synced = group.iter().any(|write| write.batch.sync);
@@ -215,7 +255,7 @@ impl Disk {
         if synced && self.mutant != Some(Mutant::LogNotSynced) {
             self.sync()?;
         }
-        Ok((completions, self.begin()))
+        Ok(Group::Done(completions, self.begin()))
     }
 
     fn sync(&mut self) -> Result<(), Violation> {

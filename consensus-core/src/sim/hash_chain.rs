@@ -52,6 +52,16 @@ impl HashChain {
         self.clients.get(&client).filter(|(last, _)| *last == number).map(|(_, place)| *place)
     }
 
+    /// A client's last transaction; 0 before its first.
+    pub(super) fn last(&self, client: u64) -> u64 {
+        self.clients.get(&client).map_or(0, |(last, _)| *last)
+    }
+
+    /// The state of a chain that is founded at this index.
+    pub(super) fn founding(index: u64) -> Self {
+        Self { index, ..Self::default() }
+    }
+
     /// Takes the next entry; the block's transactions if it makes one.
     pub(super) fn apply(&mut self, entry: &LogEntry) -> Result<Option<Vec<(u64, u64)>>, String> {
         if entry.index != self.index + 1 {

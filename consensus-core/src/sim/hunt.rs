@@ -24,7 +24,7 @@ fn comes_to(mutant: Mutant, swarm: &Swarm) -> bool {
         Mutant::BlocksNotChained | Mutant::DataHashOfFirstOnly => ledger,
         Mutant::ProposalsUnbounded => swarm.workload.careless && swarm.limits.inflight_proposals_max < 10,
         Mutant::TransferNeverGivenUp => swarm.faults.transfer_every_us.is_some() && swarm.nodes > 1,
-        Mutant::GateOpen => swarm.faults.forgery_every_us.is_some() && swarm.nodes > 1,
+        Mutant::GateOpen => swarm.network.garbage_every_us.is_some() && swarm.nodes > 1,
         Mutant::StaleLeaderReads | Mutant::ReadContextReused | Mutant::ReadBeforeApplied => reads,
         Mutant::LearnerCounted => swarm.nodes > swarm.voters,
         Mutant::InterruptedInstallForgotten => {

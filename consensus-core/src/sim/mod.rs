@@ -6,23 +6,33 @@
 //! every step the safety properties are checked ([`invariants`]), at the end the recovery. [`run`] runs one
 //! seed; the binary `simulate` runs many.
 //!
-//! Not here yet: membership changes, disk errors and corruption, lost stores, a controller as application.
+//! Every fault that a cluster survives may strike, and it has to hold and to go on; what it does not survive
+//! (`atlas`) has to bring it to a standstill and to nothing else.
+//!
+//! Not here: a CITA-Cloud controller as application, bytes on the wire and in files (the codecs and RocksDB have
+//! tests of their own), wall clocks, changes of the program's version.
 
 pub mod application;
+mod atlas;
+pub mod canary;
 mod checks;
 pub mod clients;
 pub mod cluster;
+pub mod cut;
+mod damage;
 pub mod disk;
 mod faults;
-pub mod forgery;
+mod garbage;
 mod hash_chain;
 pub mod history;
 pub mod hunt;
 pub mod image;
 pub mod invariants;
+mod letters;
 mod liveness;
 pub mod network;
 pub mod node;
+mod operator;
 pub mod report;
 pub mod rng;
 mod rounds;

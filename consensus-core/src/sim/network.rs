@@ -1,8 +1,16 @@
 //! The network between the nodes: how long a message takes and whether it arrives.
 //!
-//! Each ordered pair of nodes is a link with its own streams. Partitions block links, in one direction or
-//! both, at the moment of sending; what is on its way arrives. This module decides; the cluster schedules.
+//! Each ordered pair of nodes is a link with its own streams. A cut blocks links at the moment of sending;
+//! what is on its way arrives. A clog holds everything on a link for a while and then lets it go at once. A
+//! link carries so many messages at a time and loses what is beyond. This module decides; the cluster
+//! schedules.
+//!
+//! What it does not do: corrupt bytes. Messages are values here; the codec that must find corruption is in
+//! the server, below the core.
 
+use std::collections::VecDeque;
+
+use super::cut::Cut;
 use super::rng::{Rng, Stream};
 use super::schedule::MILLISECOND;
 use super::swarm::{Latencies, NetworkFaults};
@@ -21,63 +29,6 @@ pub struct Fate {
     pub noticed: bool,
 }
 
-/// A way of cutting the network. Node numbers are positions from 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cut {
-    /// One node hears nobody and nobody hears it.
-    Isolate(usize),
-    /// The nodes of the mask hear only each other, and so do the rest.
-    Halves(u64),
-    /// Nothing from the first arrives at the second.
-    OneWay(usize, usize),
-    /// Nothing that the node sends arrives.
-    Mute(usize),
-    /// Nothing arrives at the node.
-    Deaf(usize),
-    /// The two do not hear each other; all others hear both.
-    Pair(usize, usize),
-}
-
-impl Cut {
-    /// The word for people.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Isolate(_) => "isolate",
-            Self::Halves(_) => "halves",
-            Self::OneWay(..) => "one-way",
-            Self::Mute(_) => "mute",
-            Self::Deaf(_) => "deaf",
-            Self::Pair(..) => "pair",
-        }
-    }
-
-    /// Some way among `nodes` nodes; `leader` is cut off more often than others.
-    pub fn draw(rng: &mut Rng, nodes: usize, leader: Option<usize>) -> Self {
-        let any = rng.below(nodes as u64) as usize;
-        let other = (any + 1 + rng.below(nodes as u64 - 1) as usize) % nodes;
-        let target = if rng.coin() { leader.unwrap_or(any) } else { any };
-        match rng.below(6) {
-            0 => Self::Isolate(target),
-            1 => Self::Halves(rng.between(1, (1 << nodes) - 2)),
-            2 => Self::OneWay(any, other),
-            3 => Self::Mute(target),
-            4 => Self::Deaf(target),
-            _ => Self::Pair(any, other),
-        }
-    }
-
-    fn blocks(self, from: usize, to: usize) -> bool {
-        match self {
-            Self::Isolate(node) => from == node || to == node,
-            Self::Halves(mask) => (mask >> from) & 1 != (mask >> to) & 1,
-            Self::OneWay(a, b) => from == a && to == b,
-            Self::Mute(node) => from == node,
-            Self::Deaf(node) => to == node,
-            Self::Pair(a, b) => (from == a && to == b) || (from == b && to == a),
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Link {
     latency: Rng,
@@ -85,6 +36,9 @@ struct Link {
     duplicate: Rng,
     report: Rng,
     last_arrival_us: u64,
+    clogged_until_us: u64,
+    /// When the messages that are under way arrive.
+    under_way: VecDeque<u64>,
 }
 
 /// All links.
@@ -94,8 +48,11 @@ pub struct Network {
     links: Vec<Link>,
     latencies: Latencies,
     faults: NetworkFaults,
-    cut: Option<Cut>,
+    cuts: Vec<Cut>,
+    /// Nodes that are left out for good, until [`Self::rejoin`].
+    left_out: u64,
     quiet: bool,
+    overfull: u64,
 }
 
 impl Network {
@@ -108,45 +65,87 @@ impl Network {
                 duplicate: Rng::new(seed, Stream::LinkDuplicate, link),
                 report: Rng::new(seed, Stream::LinkReport, link),
                 last_arrival_us: 0,
+                clogged_until_us: 0,
+                under_way: VecDeque::new(),
             })
             .collect();
-        Self { nodes, links, latencies: latencies.clone(), faults: faults.clone(), cut: None, quiet: false }
+        Self {
+            nodes,
+            links,
+            latencies: latencies.clone(),
+            faults: faults.clone(),
+            cuts: Vec::new(),
+            left_out: 0,
+            quiet: false,
+            overfull: 0,
+        }
     }
 
-    /// Cuts the network; an earlier cut ends.
+    /// Cuts the network, beside the cuts that are there.
     pub fn cut(&mut self, cut: Cut) {
-        self.cut = Some(cut);
+        self.cuts.push(cut);
     }
 
-    /// Ends the cut.
+    /// Ends all cuts.
     pub fn heal(&mut self) {
-        self.cut = None;
+        self.cuts.clear();
     }
 
-    /// Ends all faults for ever.
-    pub fn quieten(&mut self) {
-        self.cut = None;
+    /// Holds what is and will be on a link until a time.
+    pub fn clog(&mut self, from: usize, to: usize, until_us: u64) {
+        let link = &mut self.links[from * self.nodes + to];
+        link.clogged_until_us = link.clogged_until_us.max(until_us);
+    }
+
+    /// Ends all faults for ever; the nodes of the mask stay without any link until [`Self::rejoin`].
+    pub fn quieten(&mut self, left_out: u64) {
+        self.cuts.clear();
+        self.links.iter_mut().for_each(|link| link.clogged_until_us = 0);
+        self.left_out = left_out;
         self.quiet = true;
+    }
+
+    /// Everybody is connected.
+    pub fn rejoin(&mut self) {
+        self.left_out = 0;
+    }
+
+    /// Messages that did not fit a link.
+    pub fn overfull(&self) -> u64 {
+        self.overfull
+    }
+
+    fn blocked(&self, from: usize, to: usize) -> bool {
+        (self.left_out >> from) & 1 == 1
+            || (self.left_out >> to) & 1 == 1
+            || self.cuts.iter().any(|cut| cut.blocks(from, to))
     }
 
     /// Decides about one message of `from` to `to`, sent now.
     pub fn send(&mut self, now_us: u64, from: usize, to: usize, snapshot: bool) -> Fate {
-        let blocked = self.cut.is_some_and(|cut| cut.blocks(from, to));
+        let blocked = self.blocked(from, to);
         let link = &mut self.links[from * self.nodes + to];
         let transit = self.latencies.link_min_us + link.latency.exponential(self.latencies.link_mean_us);
         let lost = link.loss.chance(self.faults.loss) && !self.quiet;
         let twice = link.duplicate.chance(self.faults.duplicate) && !self.quiet;
         let later_us = link.duplicate.below(self.faults.duplicate_after_us);
         let noticed = link.report.coin();
-        if blocked || lost {
+        while link.under_way.pop_front_if(|arrives_us| *arrives_us <= now_us).is_some() {}
+        let full = !self.quiet && self.faults.capacity.is_some_and(|most| link.under_way.len() >= most);
+        self.overfull += u64::from(full && !blocked && !lost);
+        if blocked || lost || full {
             return Fate { arrives_us: None, again_us: None, noticed };
         }
-        let mut arrives_us = now_us + transit;
+        let mut arrives_us = (now_us + transit).max(link.clogged_until_us);
         if snapshot {
             arrives_us += SNAPSHOT_EXTRA_US;
         } else if !self.faults.reorder || self.quiet {
             arrives_us = arrives_us.max(link.last_arrival_us);
             link.last_arrival_us = arrives_us;
+        }
+        if self.faults.capacity.is_some() {
+            let place = link.under_way.partition_point(|other| *other <= arrives_us);
+            link.under_way.insert(place, arrives_us);
         }
         let again_us = twice.then_some(arrives_us + later_us);
         Fate { arrives_us: Some(arrives_us), again_us, noticed: false }
@@ -160,27 +159,39 @@ mod tests {
 
     fn network(loss: u32, duplicate: u32, reorder: bool) -> Network {
         let swarm = Swarm::derive(1);
-        let faults = NetworkFaults { loss, duplicate, reorder, ..swarm.network };
+        let faults = NetworkFaults { loss, duplicate, reorder, capacity: None, ..swarm.network };
         Network::new(1, 3, &swarm.latencies, &faults)
     }
 
     #[test]
-    fn a_cut_blocks_what_it_says_and_nothing_else() {
-        let blocked = |cut: Cut| {
-            let mut network = network(0, 0, true);
-            network.cut(cut);
-            let pairs =
-                (0..3).flat_map(|from| (0..3).map(move |to| (from, to))).filter(|(from, to)| from != to);
-            pairs
-                .filter(|(from, to)| network.send(0, *from, *to, false).arrives_us.is_none())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(blocked(Cut::Isolate(0)), [(0, 1), (0, 2), (1, 0), (2, 0)]);
-        assert_eq!(blocked(Cut::Halves(0b011)), [(0, 2), (1, 2), (2, 0), (2, 1)]);
-        assert_eq!(blocked(Cut::OneWay(0, 2)), [(0, 2)]);
-        assert_eq!(blocked(Cut::Mute(1)), [(1, 0), (1, 2)]);
-        assert_eq!(blocked(Cut::Deaf(1)), [(0, 1), (2, 1)]);
-        assert_eq!(blocked(Cut::Pair(0, 1)), [(0, 1), (1, 0)]);
+    fn cuts_add_up_until_they_are_healed() {
+        let mut network = network(0, 0, true);
+        network.cut(Cut::OneWay(0, 1));
+        network.cut(Cut::Deaf(2));
+        let arrives = |network: &mut Network, from, to| network.send(0, from, to, false).arrives_us.is_some();
+        assert!(!arrives(&mut network, 0, 1) && !arrives(&mut network, 0, 2) && arrives(&mut network, 1, 0));
+        network.heal();
+        assert!(arrives(&mut network, 0, 1) && arrives(&mut network, 0, 2));
+    }
+
+    #[test]
+    fn a_clog_holds_everything_and_lets_it_go_at_once() {
+        let mut network = network(0, 0, true);
+        network.clog(0, 1, 5_000_000);
+        let arrivals: Vec<_> = (0..20).map(|now_us| network.send(now_us, 0, 1, false).arrives_us).collect();
+        assert_eq!(arrivals, vec![Some(5_000_000); 20]);
+        assert!(network.send(0, 1, 0, false).arrives_us.is_some_and(|at_us| at_us < 5_000_000));
+    }
+
+    #[test]
+    fn a_link_loses_what_is_beyond_its_capacity() {
+        let mut network = network(0, 0, true);
+        network.faults.capacity = Some(2);
+        network.clog(0, 1, 1_000);
+        let arrived = |network: &mut Network, now_us| network.send(now_us, 0, 1, false).arrives_us.is_some();
+        assert!(arrived(&mut network, 0) && arrived(&mut network, 0) && !arrived(&mut network, 0));
+        assert_eq!(network.overfull(), 1);
+        assert!(arrived(&mut network, 900_000_000), "what has arrived makes room");
     }
 
     #[test]
@@ -206,13 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_network_loses_nothing() {
+    fn a_quiet_network_loses_nothing_but_what_is_left_out() {
         let mut network = network(1_000_000, 1_000_000, true);
         network.cut(Cut::Isolate(0));
-        network.quieten();
+        network.quieten(0b100);
         assert!((0..50).all(|now_us| {
             let fate = network.send(now_us, 0, 1, false);
             fate.arrives_us.is_some() && fate.again_us.is_none()
         }));
+        assert_eq!(network.send(0, 0, 2, false).arrives_us, None);
+        network.rejoin();
+        assert!(network.send(0, 0, 2, false).arrives_us.is_some());
     }
 }

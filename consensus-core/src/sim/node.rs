@@ -7,20 +7,26 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::application::{Application, Submission};
+use bytes::Bytes;
+
+use super::application::{Application, FIRST_STORE, Submission, Taken};
 use super::disk::Disk;
 use super::image::{EntryDigest, LogImage};
-use super::invariants::Promises;
-use super::swarm::Swarm;
-use crate::ids::{ChainId, Ticket};
+use super::invariants::{Promises, Verdict, Violation};
+use super::swarm::{ApplicationKind, Swarm};
+use crate::ids::{ChainId, Hash, NodeId, StoreIncarnation, Ticket};
 use crate::replica::{Effects, Event, Proposal, Replica, ReplicaConfig, SnapshotPolicy, Status};
-use crate::storage::{ConfState, HardState, Identity, LogEntry, LogReader, LogWriter, Snapshot};
-
-use crate::ids::{Hash, NodeId, StoreIncarnation};
-use crate::storage::memory::MemoryStore;
+use crate::storage::memory::{ChainImage, DiskImage, MemoryStore};
+use crate::storage::{
+    self, ConfState, EntryKind, HardState, Identity, LogEntry, LogReader, LogWriter, Position, Snapshot,
+    WriteBatch,
+};
 
 /// Events that wait for a round at most; peers' messages beyond are dropped, as a full queue does.
 const INBOX_MAX: usize = 2_000;
+
+/// Where the simulator's own chain is founded: it begins with a snapshot, so that newcomers get one.
+const FOUNDED_AT: Position = Position { index: 1, term: 1 };
 
 /// Transactions that wait for a block at most.
 const POOL_MAX: usize = 64;
@@ -48,6 +54,8 @@ pub enum Question {
     Read(u64),
     /// A command of the operator.
     Control,
+    /// A command that must be refused.
+    Mistake,
 }
 
 /// Transactions on their way into blocks, on the node that a client chose.
@@ -90,6 +98,15 @@ impl Pool {
             self.waiting.push_back(submission);
         }
         true
+    }
+
+    /// Takes a transaction that nobody waits for, unless this node does not lead.
+    pub fn slip_in(&mut self, submission: Submission) {
+        let waits = self.waiting.contains(&submission);
+        let proposed = self.proposed.get(&submission.client) == Some(&submission.number);
+        if self.open.is_some() && !waits && !proposed {
+            self.waiting.push_back(submission);
+        }
     }
 
     /// The next block's transactions, if there are any and the replica has room.
@@ -150,6 +167,12 @@ pub struct Running {
     pub round_due: bool,
     /// No round before this time: the driver is busy or the process is stopped.
     pub busy_until_us: u64,
+    /// The application does nothing before this time.
+    pub hangs_until_us: u64,
+    /// The membership as of the last round.
+    pub membership: ConfState,
+    /// By position, the store of each peer that was heard as a leader last.
+    pub led_by: BTreeMap<usize, u64>,
     /// Reused between rounds.
     pub effects: Effects,
     persisted: Vec<u64>,
@@ -176,7 +199,12 @@ impl Running {
     }
 
     /// One round of the driver: everything that has arrived, then one flush. Effects are in `effects`.
-    pub fn round(&mut self) {
+    ///
+    /// # Errors
+    /// When the replica could be left alone, as it said, and was not.
+    pub fn round(&mut self) -> Verdict {
+        let idle_ticks = self.replica.idle_ticks();
+        let only_tick = self.persisted.is_empty() && matches!(self.inbox.make_contiguous(), [Event::Tick]);
         for number in self.persisted.drain(..) {
             self.replica.handle(Event::Persisted { number }, &mut self.effects);
         }
@@ -186,6 +214,11 @@ impl Running {
         self.tick_due = false;
         self.replica.flush(&mut self.effects);
         self.status = self.replica.status();
+        if only_tick && idle_ticks > 1 && !self.effects.is_empty() {
+            let detail = format!("tick 1 of {idle_ticks} led to {:?}", self.effects);
+            return Err(Violation::new("I1 idle ticks have no effects", detail));
+        }
+        Ok(())
     }
 
     /// A ticket for a question.
@@ -203,6 +236,11 @@ impl Running {
     /// Questions without an answer.
     pub fn open_questions(&self) -> usize {
         self.questions.len()
+    }
+
+    /// Whether a command of the operator is not answered.
+    pub fn awaits_change(&self) -> bool {
+        self.questions.values().any(|question| *question == Question::Control)
     }
 
     /// Cuts blocks while there is room and puts them into the inbox; how many and of how many bytes.
@@ -242,12 +280,44 @@ pub struct Node {
     pub issued: LogImage,
     /// `None` while it is down.
     pub running: Option<Running>,
+    /// Counts its stores: another one is begun when one is lost.
+    pub store_number: u64,
+    /// Why it does not run on the store that it has, and never will.
+    pub refused: Option<String>,
+    /// What was done to its store.
+    pub damage: Option<&'static str>,
+    /// The application's state, if it keeps it durable by itself.
+    pub kept: Option<Bytes>,
+    /// What was durable in the store before this one, whose acknowledgements may still be under way.
+    lost: LogImage,
+    /// How the disk once was.
+    pub former: Option<DiskImage>,
+    identity: Identity,
     chain: ChainId,
 }
 
+/// The members that a chain begins with.
+pub fn founders(swarm: &Swarm) -> ConfState {
+    ConfState {
+        voters: (1..=swarm.voters).collect(),
+        learners: (swarm.voters + 1..=swarm.voters + swarm.learners).collect(),
+        ..ConfState::default()
+    }
+}
+
+/// The position of the snapshot that a chain begins with, if it does.
+pub fn founded_at(swarm: &Swarm) -> Position {
+    match swarm.application {
+        ApplicationKind::HashChain => FOUNDED_AT,
+        ApplicationKind::Ledger => Position::default(),
+    }
+}
+
 /// What a starting node found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct Found {
+    /// What its application had lost and took from the log.
+    pub caught_up: Taken,
     /// Its log's last index.
     pub last: u64,
     /// What it promised.
@@ -273,16 +343,91 @@ impl Node {
             genesis_hash: Hash::default(),
             created_at_ms: 0,
         };
-        let members = ConfState {
-            voters: (1..=swarm.voters).collect(),
-            learners: (swarm.voters + 1..=swarm.nodes).collect(),
-            ..ConfState::default()
-        };
         let store = Arc::new(MemoryStore::new());
-        store.create_chain(&identity, &members).map_err(|error| error.to_string())?;
+        let members = founders(swarm);
+        let founder = members.voters.contains(&id) || members.learners.contains(&id);
+        let made = match swarm.application {
+            ApplicationKind::Ledger => store.create_chain(&identity, &members),
+            ApplicationKind::HashChain if founder => found(&store, &identity, members),
+            ApplicationKind::HashChain => store.create_chain(&identity, &ConfState::default()),
+        };
+        made.map_err(|error| error.to_string())?;
         let chain = identity.chain_id();
-        let disk = Disk::new(swarm.seed, id, chain, store, &swarm.latencies, mutant);
-        Ok(Self { id, incarnation: 0, disk, issued: LogImage::default(), running: None, chain })
+        let durable = log_image(&store, chain)?;
+        let disk = Disk::new(swarm.seed, id, chain, store, durable, &swarm.latencies, mutant);
+        Ok(Self {
+            id,
+            incarnation: 0,
+            disk,
+            issued: LogImage::default(),
+            running: None,
+            store_number: FIRST_STORE,
+            refused: None,
+            damage: None,
+            kept: None,
+            lost: LogImage::default(),
+            former: None,
+            identity,
+            chain,
+        })
+    }
+
+    /// Sets its store aside and begins a new one, as a newcomer. The node must be down.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin_anew(&mut self) -> Result<(), String> {
+        assert!(self.running.is_none(), "a store in use is not replaced");
+        self.store_number += 1;
+        self.identity.store_incarnation =
+            StoreIncarnation([(self.store_number << 3) as u8 | self.id as u8; 16]);
+        let store = self.disk.store();
+        store.restore(DiskImage::new());
+        let made = store.create_chain(&self.identity, &ConfState::default());
+        made.map_err(|error| error.to_string())?;
+        self.lost = self.disk.begin_anew();
+        (self.refused, self.damage, self.kept, self.former) = (None, None, None, None);
+        Ok(())
+    }
+
+    /// Whether something was done to its store that it must notice when it reads it.
+    pub fn is_damaged(&self) -> bool {
+        let at_rest = self.running.is_none();
+        let visible = || self.disk.store().visible_view(self.chain, ChainImage::is_damaged);
+        self.damage.is_some() && (at_rest || visible() == Some(true))
+    }
+
+    /// Whether an entry is durable here, or was before the store was lost.
+    pub fn held(&self, index: u64, digest: EntryDigest) -> bool {
+        self.disk.durable().holds(index, digest) || self.lost.holds(index, digest)
+    }
+
+    /// Its present store is a member's: what the one before has acknowledged counts no more.
+    pub fn joined(&mut self) {
+        self.lost = LogImage::default();
+    }
+
+    /// Durable changes of the membership behind an index.
+    pub fn changes_above(&self, index: u64) -> Vec<u64> {
+        let changes = |image: &ChainImage| {
+            let entries = image.entries().range(index + 1..);
+            entries.filter(|(_, entry)| entry.kind != EntryKind::Normal).map(|(index, _)| *index).collect()
+        };
+        self.disk.store().durable_view(self.chain, changes).unwrap_or_default()
+    }
+
+    /// The membership that it goes by; that on its disk while it is down.
+    pub fn membership(&self) -> ConfState {
+        match &self.running {
+            Some(running) => running.replica.conf_state().clone(),
+            None => self.durable_membership(),
+        }
+    }
+
+    /// The membership that it would go by after a crash that keeps nothing.
+    pub fn durable_membership(&self) -> ConfState {
+        let applied = self.disk.store().durable_view(self.chain, |image| image.applied().clone());
+        applied.unwrap_or_default().conf_state
     }
 
     /// Starts the node on what its disk has.
@@ -294,15 +439,20 @@ impl Node {
         let store = self.disk.store();
         let reader: Arc<dyn LogReader> = store.clone();
         let state = store.open_chain(self.chain).map_err(|error| error.to_string())?;
-        let application = Application::open(swarm.application, self.chain, &reader)?;
+        let mut application = match self.kept.clone() {
+            Some(kept) => Application::reopen(kept)?,
+            None => Application::open(swarm.application, self.chain, &reader)?,
+        };
+        let caught_up = application.catch_up(self.chain, reader.as_ref(), state.applied.index)?;
         let hard_state = state.hard_state;
         let (last, applied, installing) = (state.last.index, state.applied.index, state.installing);
         let replica = Replica::open(replica_config(swarm, replica_seed), state, reader);
         let replica = replica.map_err(|error| error.to_string())?;
         let status = replica.status();
+        let membership = replica.conf_state().clone();
         self.issued = self.disk.durable().clone();
         let promises = Promises { hard_state, applied, height: application.tip().0 };
-        let found = Found { last, promises, application: application.index(), installing };
+        let found = Found { caught_up, last, promises, application: application.index(), installing };
         self.running = Some(Running {
             replica,
             application,
@@ -311,6 +461,9 @@ impl Node {
             status,
             round_due: false,
             busy_until_us: 0,
+            hangs_until_us: 0,
+            membership,
+            led_by: BTreeMap::new(),
             effects: Effects::new(),
             persisted: Vec::new(),
             inbox: VecDeque::new(),
@@ -332,6 +485,22 @@ impl Node {
     }
 }
 
+/// A founder's store.
+fn found(store: &MemoryStore, identity: &Identity, members: ConfState) -> storage::Result<()> {
+    let (data, record) = Application::founding(FOUNDED_AT.index);
+    storage::found(store, identity, Snapshot { position: FOUNDED_AT, conf_state: members, data })?;
+    let mut batch = WriteBatch::new(identity.chain_id());
+    batch.application.push(record);
+    batch.sync = true;
+    store.write(&[batch])
+}
+
+fn log_image(store: &MemoryStore, chain: ChainId) -> Result<LogImage, String> {
+    let state = store.open_chain(chain).map_err(|error| error.to_string())?;
+    let snapshot = state.snapshot.as_ref().map_or(0, |snapshot| snapshot.position.index);
+    Ok(LogImage::new(state.truncated, state.hard_state, state.applied.index, snapshot))
+}
+
 fn replica_config(swarm: &Swarm, seed: u64) -> ReplicaConfig {
     let policy = SnapshotPolicy { every_entries: swarm.snapshot_every, keep_entries: swarm.retain };
     ReplicaConfig {
@@ -340,7 +509,7 @@ fn replica_config(swarm: &Swarm, seed: u64) -> ReplicaConfig {
         election_ticks_min: swarm.election_ticks + 1,
         election_ticks_max: 2 * swarm.election_ticks,
         seed,
-        snapshots: (swarm.application == super::swarm::ApplicationKind::HashChain).then_some(policy),
+        snapshots: (swarm.application == ApplicationKind::HashChain).then_some(policy),
         snapshot_timeout_ticks: swarm.snapshot_timeout_ticks,
         limits: swarm.limits.clone(),
     }

@@ -41,6 +41,8 @@ pub struct Report {
     pub trace: u128,
     /// What happened how often.
     pub counters: Counters,
+    /// How often each mark was reached, in the order of [`Mark::ALL`](crate::reach::Mark::ALL).
+    pub marks: Vec<u64>,
     /// What went wrong.
     pub failure: Option<Failure>,
 }
@@ -66,7 +68,18 @@ pub struct Counters {
     pub reads: u64,
     pub snapshots_built: u64,
     pub snapshots_installed: u64,
-    pub forged: u64,
+    pub replayed: u64,
+    pub garbage: u64,
+    pub clogs: u64,
+    pub overfull: u64,
+    pub refusals: u64,
+    pub reshapes: u64,
+    pub membership_changes: u64,
+    pub hangs: u64,
+    pub standstills: u64,
+    pub cores: u64,
+    /// By what became of a store.
+    pub damages: BTreeMap<&'static str, u64>,
     /// By boundary.
     pub crashes: BTreeMap<&'static str, u64>,
     /// Messages refused at the gate, by reason.
@@ -93,8 +106,22 @@ impl Counters {
         self.reads += other.reads;
         self.snapshots_built += other.snapshots_built;
         self.snapshots_installed += other.snapshots_installed;
-        self.forged += other.forged;
-        for (sum, more) in [(&mut self.crashes, &other.crashes), (&mut self.refused, &other.refused)] {
+        self.replayed += other.replayed;
+        self.garbage += other.garbage;
+        self.clogs += other.clogs;
+        self.overfull += other.overfull;
+        self.refusals += other.refusals;
+        self.reshapes += other.reshapes;
+        self.membership_changes += other.membership_changes;
+        self.hangs += other.hangs;
+        self.standstills += other.standstills;
+        self.cores += other.cores;
+        let maps = [
+            (&mut self.crashes, &other.crashes),
+            (&mut self.refused, &other.refused),
+            (&mut self.damages, &other.damages),
+        ];
+        for (sum, more) in maps {
             more.iter().for_each(|(what, count)| *sum.entry(what).or_default() += count);
         }
     }
@@ -137,7 +164,18 @@ impl fmt::Display for Counters {
             self.snapshots_built,
             self.snapshots_installed
         )?;
+        writeln!(
+            f,
+            "{} replayed, {} pieces of garbage, {} clogs, {} beyond a link's capacity",
+            self.replayed, self.garbage, self.clogs, self.overfull
+        )?;
+        writeln!(
+            f,
+            "{} wishes for another membership, {} changes of it, {} hangs, {} standstills, {} recoveries of a core",
+            self.reshapes, self.membership_changes, self.hangs, self.standstills, self.cores
+        )?;
+        writeln!(f, "{} stores refused, damaged: {}", self.refusals, words(&self.damages))?;
         writeln!(f, "{} crashes: {}", self.crashes(), words(&self.crashes))?;
-        write!(f, "{} messages forged, refused at the gate: {}", self.forged, words(&self.refused))
+        write!(f, "refused at the gate: {}", words(&self.refused))
     }
 }

@@ -51,8 +51,22 @@ pub enum Stream {
     Election,
     /// Transfers of leadership.
     Transfer,
-    /// Forged messages.
-    Forgery = 100,
+    /// Old messages that arrive again.
+    Replay,
+    /// Links that hold everything for a while.
+    Clog,
+    /// Messages that no honest peer sends.
+    Garbage,
+    /// Writes that fail, disks that are full.
+    DiskFailure,
+    /// What becomes of a store at rest.
+    Damage,
+    /// Changes of the membership.
+    Operator,
+    /// Applications that hang or fail.
+    ApplicationFault,
+    /// Who has to recover alone.
+    Core,
 }
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

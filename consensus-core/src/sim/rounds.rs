@@ -7,15 +7,21 @@ use super::cluster::{Cluster, Happening, Process, Sight};
 use super::disk::Write;
 use super::image::EntryDigest;
 use super::invariants::{Leader, Verdict, Violation};
+use super::letters;
 use super::mutant::Mutant;
 use super::node::{Question, Task};
-use super::schedule::MILLISECOND;
 use super::swarm::Boundary;
 use super::trace::{MessageDigest, Step};
 use crate::ids::{NodeId, Ticket};
+use crate::reach::reach;
 use crate::replica::eraftpb::MessageType;
-use crate::replica::{CommittedEntry, Effect, Message, Outcome, PeerReport, Report, Role};
-use crate::storage::{LogEntry, WriteBatch};
+use crate::replica::{CommittedEntry, Effect, Message, Outcome, Report, Role};
+use crate::storage::{ConfState, EntryKind, LogEntry, WriteBatch};
+
+/// Whether an entry changes the membership.
+fn is_change(entry: &&LogEntry) -> bool {
+    entry.kind != EntryKind::Normal
+}
 
 impl Cluster {
     /// One round of a node's driver.
@@ -31,7 +37,7 @@ impl Cluster {
         }
         running.round_due = false;
         let deaf = running.status.installing;
-        running.round();
+        running.round()?;
         let deaf = deaf || running.status.installing;
         running.busy_until_us = now_us + self.rounds[node].exponential(self.swarm.latencies.round_mean_us);
         let mut effects = std::mem::take(&mut running.effects);
@@ -41,6 +47,10 @@ impl Cluster {
         self.check_round(node)?;
         for effect in effects.drain() {
             let boundary = self.perform(process, effect)?;
+            if self.nodes[node].running.is_none() {
+                // It has halted.
+                return Ok(());
+            }
             if self.crashes_at(node, boundary) {
                 return self.crash(node, boundary.as_str());
             }
@@ -58,11 +68,17 @@ impl Cluster {
         let incarnation = self.nodes[node].incarnation;
         let Some(running) = self.nodes[node].running.as_ref() else { return Ok(()) };
         let status = &running.status;
-        self.invariants.no_panic.runs(id, status.halted.as_deref())?;
+        if let Some(reason) = status.halted.as_deref() {
+            if self.nodes[node].is_damaged() {
+                return Ok(());
+            }
+            return self.invariants.no_panic.runs(id, Some(reason));
+        }
         let (leads, term, commit) = (status.role == Role::Leader, status.term, status.commit);
         self.invariants.ordered_and_bounded.observe(status)?;
         self.invariants.monotonic.observe(node, running.promises())?;
         // Before its own vote is durable, a leader is one in its own mind only: it may forget that.
+        reach!(TwoLeadersOfTwoTerms, leads && self.leader().is_some_and(|newest| newest != node));
         if leads && self.nodes[node].disk.promised().hard_state.term == term {
             self.invariants.one_leader_per_term.leads(id, incarnation, term)?;
             let committed = self.invariants.one_content_per_position.committed();
@@ -70,14 +86,35 @@ impl Cluster {
             let leader = Leader { node, incarnation, term };
             self.invariants.leader_completeness.leads(leader, &self.nodes[node].issued, committed)?;
         }
+        let membership = running.replica.conf_state();
+        self.invariants.silent_outsiders.observe(node, status.role, membership)?;
+        if self.invariants.one_content_per_position.committed() < commit || *membership != running.membership
+        {
+            let membership = membership.clone();
+            self.check_commits(node, commit, &membership)?;
+            if let Some(running) = self.nodes[node].running.as_mut() {
+                running.membership = membership;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node newly counts committed, going by the membership before the round or by that after it.
+    fn check_commits(&mut self, node: usize, commit: u64, after: &ConfState) -> Verdict {
+        let id = node as u64 + 1;
+        let running = self.nodes[node].running.as_ref();
+        let before = running.map(|running| running.membership.clone());
+        let term = running.map_or(0, |running| running.status.term);
+        let memberships = [after, before.as_ref().unwrap_or(after)];
         while self.invariants.one_content_per_position.committed() < commit {
             let index = self.invariants.one_content_per_position.committed() + 1;
             let Some(digest) = self.nodes[node].issued.entry(index) else {
                 let detail = format!("n{id} counts index {index} committed, which it does not have");
                 return Err(Violation::new("S5 durable quorum", detail));
             };
-            let images = self.nodes[..self.swarm.voters as usize].iter().map(|node| node.disk.durable());
-            let counted = self.invariants.durable_quorum.commits(id, index, digest, images);
+            let holds =
+                |id: u64| self.nodes.get(id as usize - 1).is_some_and(|node| node.held(index, digest));
+            let counted = self.invariants.durable_quorum.commits(id, index, digest, &memberships, holds);
             if self.sight == Sight::Inside {
                 counted?;
             }
@@ -123,11 +160,24 @@ impl Cluster {
                 self.counters.snapshots_installed += 1;
                 self.invariants.apply_order.installs(node, snapshot.position.index);
                 self.invariants.ordered_and_bounded.stops(node);
+                let admitted = self.admitted[node] == self.nodes[node].store_number;
+                if self.invariants.silent_outsiders.is_outside(node) {
+                    reach!(NewcomerJoined);
+                    self.nodes[node].joined();
+                }
+                self.invariants.silent_outsiders.joins(node, admitted)?;
+                let (index, membership) = (snapshot.position.index, &snapshot.conf_state);
+                self.invariants.agreed_membership.stands(node, index, membership)?;
                 self.assign(process, Task::Install(Box::new(snapshot)));
                 Ok(Boundary::Snapshot)
             }
             Effect::Answer { ticket, outcome } => self.answer(node, ticket, outcome),
             Effect::Report(report) => self.take_report(node, report),
+            Effect::Halt { reason } if self.nodes[node].is_damaged() => {
+                reach!(HaltedByDamage);
+                self.refuse(node, reason)?;
+                Ok(Boundary::Other)
+            }
             Effect::Halt { reason } => {
                 self.invariants.no_panic.runs(node as u64 + 1, Some(&reason))?;
                 Ok(Boundary::Other)
@@ -143,19 +193,13 @@ impl Cluster {
             let digest = MessageDigest::of(&message);
             self.note(process.node, Step::Send(digest));
             self.invariants.one_vote_per_term.sent(&message)?;
+            self.invariants.silent_outsiders.sent(process.node, &message)?;
             let durable = self.nodes[process.node].disk.durable();
             let kept = self.invariants.durable_before_heard.sent(&message, durable);
             if self.sight == Sight::Inside {
                 kept?;
             }
-            let leads = matches!(
-                kind,
-                MessageType::MsgAppend
-                    | MessageType::MsgHeartbeat
-                    | MessageType::MsgSnapshot
-                    | MessageType::MsgTimeoutNow
-            );
-            if leads {
+            if letters::is_leaders(&message) {
                 let check = &mut self.invariants.one_leader_per_term;
                 check.leads(process.node as u64 + 1, process.incarnation, message.term)?;
             }
@@ -168,28 +212,6 @@ impl Cluster {
             self.transmit(process, message, digest);
         }
         Ok(boundary)
-    }
-
-    fn transmit(&mut self, sender: Process, message: Message, digest: MessageDigest) {
-        let now_us = self.schedule.now_us();
-        let (from, to) = (sender.node, message.to as usize - 1);
-        let snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
-        let fate = self.network.send(now_us, from, to, snapshot);
-        self.counters.sent += 1;
-        if let Some(at_us) = fate.again_us {
-            self.counters.duplicated += 1;
-            self.schedule.at(at_us, Happening::Arrive { message: Box::new(message.clone()), sender });
-        }
-        if let Some(at_us) = fate.arrives_us {
-            self.schedule.at(at_us, Happening::Arrive { message: Box::new(message), sender });
-            return;
-        }
-        self.counters.lost += 1;
-        self.note(from, Step::Lose(digest));
-        if fate.noticed {
-            let report = if snapshot { PeerReport::SnapshotFailed } else { PeerReport::Unreachable };
-            self.schedule.after(5 * MILLISECOND, Happening::Report { process: sender, peer: to, report });
-        }
     }
 
     fn persist(&mut self, process: Process, batch: WriteBatch) -> Result<Boundary, Violation> {
@@ -216,6 +238,17 @@ impl Cluster {
         if batch.snapshot.is_some() {
             self.counters.snapshots_built += 1;
         }
+        if let Some(applied) = &batch.applied {
+            self.invariants.agreed_membership.stands(node, applied.index, &applied.conf_state)?;
+        }
+        if let Some(snapshot) = &batch.snapshot {
+            let (index, membership) = (snapshot.position.index, &snapshot.conf_state);
+            self.invariants.agreed_membership.stands(node, index, membership)?;
+        }
+        let changes: Vec<u64> = batch.entries.iter().filter(is_change).map(|entry| entry.index).collect();
+        let committed = self.invariants.one_content_per_position.committed();
+        let from = if batch.install.is_some() { Some(0) } else { batch.truncate_from };
+        self.invariants.agreed_membership.writes(node, from, &changes, committed)?;
         let digests = EntryDigest::of_batch(&batch);
         let issued = self.nodes[node].issued.write(&batch, &digests);
         issued.map_err(|how| Violation::new("S9 log", format!("n{} hands out: {how}", node + 1)))?;
@@ -239,6 +272,9 @@ impl Cluster {
         let mut plain: Vec<LogEntry> = Vec::with_capacity(entries.len());
         for CommittedEntry { entry, .. } in entries {
             self.invariants.apply_order.applies(node, entry.index)?;
+            if is_change(&&entry) {
+                self.invariants.agreed_membership.commits(entry.index);
+            }
             let digest = EntryDigest::of(&entry);
             self.invariants.one_content_per_position.applies(id, entry.index, digest)?;
             plain.push(entry);
@@ -273,7 +309,11 @@ impl Cluster {
                 }
             }
             Some(Question::Read(least)) if done => self.invariants.fresh_reads.answered(id, least, index)?,
-            Some(Question::Read(_) | Question::Control) | None => {}
+            Some(Question::Mistake) if done => {
+                let detail = format!("n{id} carries out what it must refuse");
+                return Err(Violation::new("S13 mistakes are refused", detail));
+            }
+            Some(Question::Read(_) | Question::Control | Question::Mistake) | None => {}
         }
         self.note(node, Step::Answer { ticket: ticket.0, done, index });
         Ok(Boundary::Other)
@@ -293,7 +333,11 @@ impl Cluster {
                 let stays = &self.invariants.committed_stays;
                 return Err(stays.store_behind(node as u64 + 1, from.get(), claimed, last));
             }
-            Report::Membership { .. } | Report::Removed => Step::Report,
+            Report::Removed => {
+                self.invariants.silent_outsiders.removed(node);
+                Step::Report
+            }
+            Report::Membership { .. } => Step::Report,
         };
         self.note(node, step);
         Ok(Boundary::Other)

@@ -24,8 +24,26 @@ pub enum Class {
     Pause,
     /// The operator moves the leadership.
     Transfer,
-    /// A forged message.
-    Forgery,
+    /// A link holds everything.
+    Clog,
+    /// An old message arrives again.
+    Replay,
+    /// A message that no honest peer sends.
+    Garbage,
+    /// A write fails.
+    WriteError,
+    /// A disk is full.
+    DiskFull,
+    /// A store is damaged.
+    Damage,
+    /// An application hangs.
+    Hang,
+    /// An application fails.
+    Failure,
+    /// The operator wants another membership.
+    Reshape,
+    /// The operator makes a mistake.
+    Mistake,
     /// A crash right after an effect.
     Boundary {
         /// The node's id.

@@ -18,7 +18,7 @@ type Simpler = fn(&mut Swarm);
 struct Plan;
 
 impl Plan {
-    const CLASSES: [Simpler; 15] = [
+    const CLASSES: [Simpler; 29] = [
         |swarm| swarm.network.loss = 0,
         |swarm| swarm.network.duplicate = 0,
         |swarm| swarm.network.reorder = false,
@@ -28,7 +28,21 @@ impl Plan {
         |swarm| swarm.faults.power_cut_every_us = None,
         |swarm| swarm.faults.pause_every_us = None,
         |swarm| swarm.faults.transfer_every_us = None,
-        |swarm| swarm.faults.forgery_every_us = None,
+        |swarm| swarm.network.replay_every_us = None,
+        |swarm| swarm.network.clog_every_us = None,
+        |swarm| swarm.network.capacity = None,
+        |swarm| swarm.network.garbage_every_us = None,
+        |swarm| swarm.disks.error_every_us = None,
+        |swarm| swarm.disks.full_every_us = None,
+        |swarm| swarm.disks.damage_every_us = None,
+        |swarm| swarm.disks.beyond = false,
+        |swarm| swarm.operations.reshape_every_us = None,
+        |swarm| swarm.operations.mistake_every_us = None,
+        |swarm| swarm.applications.hang_every_us = None,
+        |swarm| swarm.applications.failure_every_us = None,
+        |swarm| swarm.applications.ahead = false,
+        |swarm| swarm.applications.behind = false,
+        |swarm| swarm.core_first = false,
         |swarm| swarm.faults.drift = false,
         |swarm| swarm.latencies.stall = 0,
         |swarm| swarm.latencies.slow_disk = None,
@@ -36,10 +50,17 @@ impl Plan {
         |swarm| swarm.workload.careless = false,
     ];
 
-    const SIZES: [Simpler; 8] = [
+    const SIZES: [Simpler; 9] = [
         |swarm| swarm.workload.clients = 1,
         |swarm| swarm.workload.clients = swarm.workload.clients.div_ceil(2),
-        |swarm| swarm.nodes = swarm.voters,
+        |swarm| {
+            swarm.nodes -= swarm.operations.spares;
+            swarm.operations.spares = 0;
+        },
+        |swarm| {
+            swarm.nodes -= swarm.learners;
+            swarm.learners = 0;
+        },
         |swarm| fewer_voters(swarm, 1),
         |swarm| fewer_voters(swarm, 3),
         |swarm| fewer_voters(swarm, 4),
@@ -57,9 +78,9 @@ impl Plan {
 }
 
 fn fewer_voters(swarm: &mut Swarm, voters: u64) {
-    let learners = swarm.nodes - swarm.voters;
+    let others = swarm.nodes - swarm.voters;
     swarm.voters = swarm.voters.min(voters);
-    swarm.nodes = swarm.voters + learners;
+    swarm.nodes = swarm.voters + others;
 }
 
 fn plain_latencies() -> Latencies {

@@ -103,6 +103,82 @@ pub struct NetworkFaults {
     pub partition_every_us: Option<u64>,
     /// Mean duration of a partition.
     pub partition_for_us: u64,
+    /// Messages in a million that are remembered and may arrive again at any later time.
+    pub remembered: u32,
+    /// Mean time between two such arrivals; `None`: none.
+    pub replay_every_us: Option<u64>,
+    /// Mean time between clogs of a link; `None`: none.
+    pub clog_every_us: Option<u64>,
+    /// Mean duration of a clog.
+    pub clog_for_us: u64,
+    /// Messages that a link carries at a time; `None`: any number.
+    pub capacity: Option<usize>,
+    /// Mean time between two pieces of garbage; `None`: none.
+    pub garbage_every_us: Option<u64>,
+}
+
+/// The faults of disks. Every class strikes all nodes alike.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskFaults {
+    /// Mean time between failed writes; `None`: none.
+    pub error_every_us: Option<u64>,
+    /// Mean time between full disks; `None`: none.
+    pub full_every_us: Option<u64>,
+    /// Mean time until somebody makes room.
+    pub full_for_us: u64,
+    /// Mean time between damaged stores; `None`: none.
+    pub damage_every_us: Option<u64>,
+    /// Damage at the end of the first phase what the cluster cannot survive: it has to stand still.
+    pub beyond: bool,
+}
+
+/// What the operator does beside repairing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Operations {
+    /// Mean time between two wishes for another membership; `None`: none.
+    pub reshape_every_us: Option<u64>,
+    /// Nodes that are no members at first.
+    pub spares: u64,
+    /// Mean time between commands that must be refused; `None`: none.
+    pub mistake_every_us: Option<u64>,
+    /// Mean time between the operator's looks at the cluster; 0: it never looks.
+    pub look_every_us: u64,
+}
+
+/// The faults of applications.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApplicationFaults {
+    /// Mean time between hangs; `None`: none.
+    pub hang_every_us: Option<u64>,
+    /// Mean duration of a hang.
+    pub hang_for_us: u64,
+    /// Mean time between failures that halt the chain on a node; `None`: none.
+    pub failure_every_us: Option<u64>,
+    /// The hash chain keeps its own state durable at once, so that it is ahead of the store after a crash.
+    pub ahead: bool,
+    /// The ledger's records may fall back in a crash, further than the store's applied index.
+    pub behind: bool,
+}
+
+/// A corner that plain draws do not reach often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Corner {
+    /// None.
+    #[default]
+    Open,
+    /// Snapshots all the time, and nothing is kept behind them.
+    NothingRetained,
+    /// One of everything in flight.
+    OneInFlight,
+    /// Hardly anything to do.
+    Quiet,
+    /// Stores are lost all the time.
+    WipeHeavy,
+    /// Disks stall all the time.
+    StallHeavy,
 }
 
 /// The faults of nodes.
@@ -125,8 +201,6 @@ pub struct NodeFaults {
     pub transfer_every_us: Option<u64>,
     /// Whether clocks run up to a twentieth fast or slow.
     pub drift: bool,
-    /// Mean time between forged messages; `None`: none.
-    pub forgery_every_us: Option<u64>,
 }
 
 /// Times of the machines.
@@ -181,8 +255,10 @@ pub struct Swarm {
     pub seed: u64,
     /// Nodes; the first ones vote.
     pub nodes: u64,
-    /// How many of them vote; the others learn.
+    /// How many of them vote at first.
     pub voters: u64,
+    /// How many of the next ones learn at first; the rest waits to be added.
+    pub learners: u64,
     /// What they run.
     pub application: ApplicationKind,
     /// Length of the safety phase.
@@ -209,6 +285,16 @@ pub struct Swarm {
     pub faults: NodeFaults,
     /// Clients.
     pub workload: Workload,
+    /// Disks.
+    pub disks: DiskFaults,
+    /// The operator.
+    pub operations: Operations,
+    /// Applications.
+    pub applications: ApplicationFaults,
+    /// At first only a majority has to recover, and the others later.
+    pub core_first: bool,
+    /// What was turned to an extreme.
+    pub corner: Corner,
 }
 
 /// Draws fields, each from its own stream.
@@ -255,9 +341,10 @@ impl Swarm {
         let limits = derive_limits(&mut fields);
         let snapshot_every = fields.pick(&[1_000_000, 100, 50, 20, 5]);
         let retain = fields.pick(&[1000, 50, 5, 0, 0]);
-        Self {
+        let mut swarm = Self {
             seed,
             nodes: voters + learners,
+            learners,
             voters,
             application,
             safety_us,
@@ -272,8 +359,95 @@ impl Swarm {
             network: derive_network(&mut fields),
             faults: derive_faults(&mut fields),
             workload: derive_workload(&mut fields),
+            disks: derive_disks(&mut fields),
+            operations: derive_operations(&mut fields),
+            applications: derive_applications(&mut fields),
+            core_first: fields.coin(),
+            corner: Corner::Open,
+        };
+        derive_more_network(&mut fields, &mut swarm.network);
+        swarm.applications.behind = fields.coin();
+        swarm.turn(&mut fields);
+        if swarm.application == ApplicationKind::Ledger {
+            // A newcomer needs a snapshot, which the ledger does not build.
+            swarm.operations.spares = 0;
+        }
+        swarm.nodes += swarm.operations.spares;
+        swarm
+    }
+
+    /// Turns something to its extreme in one seed of five.
+    fn turn(&mut self, fields: &mut Fields) {
+        let corners = [
+            Corner::NothingRetained,
+            Corner::OneInFlight,
+            Corner::Quiet,
+            Corner::WipeHeavy,
+            Corner::StallHeavy,
+        ];
+        let one_in_five = fields.pick(&[true, false, false, false, false]);
+        let corner = fields.pick(&corners);
+        self.corner = if one_in_five { corner } else { Corner::Open };
+        match self.corner {
+            Corner::Open => {}
+            Corner::NothingRetained => (self.snapshot_every, self.retain) = (5, 0),
+            Corner::OneInFlight => {
+                self.limits.inflight_appends_max = 1;
+                self.limits.unpersisted_rounds_max = 1;
+                self.limits.inflight_proposals_max = 1;
+            }
+            Corner::Quiet => {
+                (self.workload.clients, self.workload.think_us) = (1, 20 * SECOND);
+                self.workload.read_every_us = None;
+            }
+            Corner::WipeHeavy => self.disks.damage_every_us = Some(3 * SECOND),
+            Corner::StallHeavy => {
+                (self.latencies.stall, self.latencies.stall_max_us) = (50_000, 10 * SECOND);
+            }
         }
     }
+}
+
+fn derive_disks(fields: &mut Fields) -> DiskFaults {
+    let every = |seconds: u64| seconds * SECOND;
+    DiskFaults {
+        error_every_us: fields.fault(5, 60).map(every),
+        full_every_us: fields.fault(20, 120).map(every),
+        full_for_us: fields.pick(&[SECOND, 10 * SECOND]),
+        damage_every_us: fields.fault(5, 60).map(every),
+        beyond: fields.pick(&[false, false, false, false, false, false, false, false, false, true]),
+    }
+}
+
+fn derive_operations(fields: &mut Fields) -> Operations {
+    let every = |seconds: u64| seconds * SECOND;
+    Operations {
+        reshape_every_us: fields.fault(5, 60).map(every),
+        spares: fields.pick(&[0, 0, 1, 2]),
+        mistake_every_us: fields.fault(2, 20).map(every),
+        look_every_us: fields.pick(&[100 * MILLISECOND, 500 * MILLISECOND, 2 * SECOND]),
+    }
+}
+
+fn derive_applications(fields: &mut Fields) -> ApplicationFaults {
+    let every = |seconds: u64| seconds * SECOND;
+    ApplicationFaults {
+        hang_every_us: fields.fault(10, 60).map(every),
+        hang_for_us: fields.pick(&[SECOND, 10 * SECOND, 30 * SECOND]),
+        failure_every_us: fields.fault(10, 60).map(every),
+        ahead: fields.coin(),
+        behind: false,
+    }
+}
+
+/// What came to the network later, drawn after everything else so that the other fields stay as they were.
+fn derive_more_network(fields: &mut Fields, network: &mut NetworkFaults) {
+    network.remembered = fields.pick(&[1_000, 20_000]);
+    network.replay_every_us = fields.fault(10, 2_000).map(|milliseconds| milliseconds * MILLISECOND);
+    network.clog_every_us = fields.fault(1, 20).map(|seconds| seconds * SECOND);
+    network.clog_for_us = fields.pick(&[200 * MILLISECOND, 2 * SECOND, 5 * SECOND]);
+    network.capacity = fields.fault(2, 20).map(|messages| messages as usize);
+    network.garbage_every_us = fields.fault(50, 2_000).map(|milliseconds| milliseconds * MILLISECOND);
 }
 
 /// Bounds at their corners, each by itself; every fourth time those of production.
@@ -326,6 +500,12 @@ fn derive_network(fields: &mut Fields) -> NetworkFaults {
         reorder: fields.coin(),
         partition_every_us: fields.fault(3, 40).map(|seconds| seconds * SECOND),
         partition_for_us: fields.pick(&[SECOND, 5 * SECOND, 20 * SECOND]),
+        remembered: 0,
+        replay_every_us: None,
+        clog_every_us: None,
+        clog_for_us: 0,
+        capacity: None,
+        garbage_every_us: None,
     }
 }
 
@@ -344,9 +524,6 @@ fn derive_faults(fields: &mut Fields) -> NodeFaults {
         pause_for_us: fields.pick(&[500 * MILLISECOND, 3 * SECOND, 15 * SECOND]),
         transfer_every_us: fields.fault(5, 60).map(|seconds| seconds * SECOND),
         drift: fields.coin(),
-        forgery_every_us: Fields { seed: fields.seed, field: 1_000 }
-            .fault(1, 20)
-            .map(|seconds| seconds * SECOND),
     }
 }
 
@@ -366,12 +543,15 @@ impl fmt::Display for Swarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} voters, {} learners, {:?}, {} s",
+            "seed {}: {} voters, {} learners, {} spares, {:?}, {} s, corner {:?}, core first {}",
             self.seed,
             self.voters,
-            self.nodes - self.voters,
+            self.learners,
+            self.operations.spares,
             self.application,
-            self.safety_us / SECOND
+            self.safety_us / SECOND,
+            self.corner,
+            self.core_first
         )?;
         writeln!(
             f,
@@ -386,6 +566,9 @@ impl fmt::Display for Swarm {
         writeln!(f, "  {:?}", self.latencies)?;
         writeln!(f, "  {:?}", self.network)?;
         writeln!(f, "  {:?}", self.faults)?;
+        writeln!(f, "  {:?}", self.disks)?;
+        writeln!(f, "  {:?}", self.operations)?;
+        writeln!(f, "  {:?}", self.applications)?;
         write!(f, "  {:?}", self.workload)
     }
 }
@@ -414,6 +597,20 @@ mod tests {
         share("learners", count(|s| s.nodes > s.voters));
         share("slow disks", count(|s| s.latencies.slow_disk.is_some()));
         share("reads", count(|s| s.workload.read_every_us.is_some()));
+        share("replays", count(|s| s.network.replay_every_us.is_some()));
+        share("clogs", count(|s| s.network.clog_every_us.is_some()));
+        share("narrow links", count(|s| s.network.capacity.is_some()));
+        share("garbage", count(|s| s.network.garbage_every_us.is_some()));
+        share("write errors", count(|s| s.disks.error_every_us.is_some()));
+        share("full disks", count(|s| s.disks.full_every_us.is_some()));
+        share("damage", count(|s| s.disks.damage_every_us.is_some()));
+        share("changes of membership", count(|s| s.operations.reshape_every_us.is_some()));
+        share("mistakes", count(|s| s.operations.mistake_every_us.is_some()));
+        share("hanging applications", count(|s| s.applications.hang_every_us.is_some()));
+        share("failing applications", count(|s| s.applications.failure_every_us.is_some()));
+        share("applications ahead", count(|s| s.applications.ahead));
+        share("applications behind", count(|s| s.applications.behind));
+        share("corners", count(|s| s.corner != Corner::Open));
         share("the hash chain", count(|s| s.application == ApplicationKind::HashChain));
     }
 

@@ -104,11 +104,16 @@ pub enum Step {
     Start { term: u64, last: u64, applied: u64 },
     Pause { until_us: u64 },
     Partition { kind: &'static str },
+    Fault { what: &'static str },
+    Refuse,
+    Begin { store: u64 },
+    Drop { why: &'static str, message: MessageDigest },
+    Replay(MessageDigest),
+    Command { what: &'static str, about: u64 },
     Heal,
     Quiet,
     Submit { client: u64, number: u64, node: u64 },
     Reply { client: u64, number: u64, height: u64 },
-    Forge { from: u64, reason: &'static str },
 }
 
 impl fmt::Display for Step {
@@ -117,6 +122,8 @@ impl fmt::Display for Step {
             Self::Receive(message) => write!(f, "receive {message}"),
             Self::Send(message) => write!(f, "send {message}"),
             Self::Lose(message) => write!(f, "lose {message}"),
+            Self::Replay(message) => write!(f, "replay {message}"),
+            Self::Drop { why, message } => write!(f, "drop, {why}: {message}"),
             other => write!(f, "{other:?}"),
         }
     }

@@ -1,19 +1,22 @@
 //! A node's writer and application at work.
 
+use super::application::{ADMISSIONS, Taken};
 use super::clients::Reply;
 use super::cluster::{Cluster, Happening, Process};
-use super::disk::{Completion, Write};
+use super::disk::{Completion, Group, Write};
 use super::invariants::{Verdict, Violation};
 use super::node::Task;
-use super::swarm::Boundary;
+use super::swarm::{ApplicationKind, Boundary};
 use super::trace::Step;
+use crate::reach::reach;
 use crate::replica::Event;
-use crate::storage::{LogEntry, Snapshot, WriteBatch};
+use crate::storage::{ApplicationWrite, LogEntry, Snapshot, WriteBatch};
 
 impl Cluster {
     /// Hands a batch to a node's writer.
     pub(super) fn write(&mut self, process: Process, write: Write) {
         if let Some(time_us) = self.nodes[process.node].disk.submit(write) {
+            reach!(SyncLongerThanAnElection, time_us > self.swarm.tick_us * self.swarm.election_ticks as u64);
             self.schedule.after(time_us, Happening::Written(process));
         }
     }
@@ -24,7 +27,11 @@ impl Cluster {
         if self.nodes[node].running_as(process.incarnation).is_none() {
             return Ok(());
         }
-        let (completions, next_us) = self.nodes[node].disk.complete()?;
+        let (completions, next_us) = match self.nodes[node].disk.complete()? {
+            Group::Done(completions, next_us) => (completions, next_us),
+            // The chain halts: nothing leaves it any more, and whoever watches over it starts it again.
+            Group::Failed(why) => return self.crash(node, why),
+        };
         if let Some(time_us) = next_us {
             self.schedule.after(time_us, Happening::Written(process));
         }
@@ -55,11 +62,25 @@ impl Cluster {
         self.schedule.after(time_us, Happening::Worked(process));
     }
 
+    /// An application that hung goes on.
+    pub(super) fn wake_application(&mut self, process: Process) {
+        let tasks = self.nodes[process.node].running_as(process.incarnation).map_or(0, |r| r.tasks.len());
+        if tasks > 0 {
+            self.begin_task(process);
+        }
+    }
+
     /// A node's application is done with its first task, or with a part of it.
     pub(super) fn worked(&mut self, process: Process) -> Verdict {
         let node = process.node;
         let part = self.work[node].draw();
+        let now_us = self.schedule.now_us();
         let Some(running) = self.nodes[node].running_as(process.incarnation) else { return Ok(()) };
+        if running.hangs_until_us > now_us {
+            let at_us = running.hangs_until_us;
+            self.schedule.at(at_us, Happening::Worked(process));
+            return Ok(());
+        }
         let Some(task) = running.tasks.pop_front() else { return Ok(()) };
         let boundary = match task {
             Task::Apply(mut entries) => {
@@ -107,6 +128,13 @@ impl Cluster {
         self.invariants.ordered_and_bounded.takes(node, bytes);
         let mut told = Vec::new();
         for block in taken.blocks {
+            for (client, number) in &block.canonical.transactions {
+                if let Some(admitted) =
+                    client.checked_sub(ADMISSIONS + 1).and_then(|node| self.admitted.get_mut(node as usize))
+                {
+                    *admitted = (*admitted).max(*number);
+                }
+            }
             let ids = block.canonical.transactions.iter();
             told.extend(ids.filter(|(client, number)| running.pool.told(*client, *number)).copied());
             self.invariants.block(node, block)?;
@@ -120,6 +148,7 @@ impl Cluster {
                 self.reply(client as usize, number, node, Reply::Committed(place));
             }
         }
+        self.keep_state(node, &taken.writes);
         if !taken.writes.is_empty() {
             let mut batch = WriteBatch::new(chain);
             batch.application = taken.writes;
@@ -128,6 +157,29 @@ impl Cluster {
         self.note(node, Step::Applied { index, height });
         self.give(process, Event::Applied { index });
         Ok(())
+    }
+
+    /// An application had lost blocks and made them anew from the log: they must be the same.
+    pub(super) fn forgotten(&mut self, node: usize, caught_up: Taken) -> Verdict {
+        reach!(ApplicationBehindAtStart, !caught_up.writes.is_empty());
+        for block in caught_up.blocks {
+            self.invariants.made_anew(node, block)?;
+        }
+        if let Some(running) = self.nodes[node].running.as_ref().filter(|_| !caught_up.writes.is_empty()) {
+            let height = running.application.tip().0;
+            let mut batch = WriteBatch::new(self.nodes[node].chain());
+            batch.application = caught_up.writes;
+            self.write(self.process(node), Write::of_application(batch, height, None));
+        }
+        Ok(())
+    }
+
+    /// An application that keeps its state by itself has it durable before anybody else has its records.
+    fn keep_state(&mut self, node: usize, writes: &[ApplicationWrite]) {
+        let own = self.swarm.applications.ahead && self.swarm.application == ApplicationKind::HashChain;
+        if own && let Some(write) = writes.last() {
+            self.nodes[node].kept.clone_from(&write.value);
+        }
     }
 
     fn install(&mut self, process: Process, snapshot: &Snapshot) -> Verdict {
@@ -140,6 +192,7 @@ impl Cluster {
         let (height, hash) = running.application.tip();
         self.invariants.one_content_per_position.tip(id, height, hash)?;
         self.invariants.apply_order.installed(node, height);
+        self.keep_state(node, &writes);
         let mut batch = WriteBatch::new(chain);
         batch.application = writes;
         batch.sync = true;

@@ -22,6 +22,19 @@ use crate::ids::{ChainId, NodeId};
 /// Everything that a disk holds: its chains.
 pub type DiskImage = BTreeMap<ChainId, ChainImage>;
 
+/// A record of a chain beside its entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DamagedRecord {
+    /// Promises.
+    HardState,
+    /// Applied index and membership.
+    Applied,
+    /// The newest snapshot.
+    Snapshot,
+    /// One of the application's.
+    Application,
+}
+
 /// One chain as a disk holds it.
 #[derive(Clone, Debug)]
 pub struct ChainImage {
@@ -33,6 +46,9 @@ pub struct ChainImage {
     installing: bool,
     entries: BTreeMap<u64, LogEntry>,
     damaged: BTreeSet<u64>,
+    damaged_record: Option<DamagedRecord>,
+    /// Batches that it has taken.
+    round: u64,
     peers: BTreeMap<NodeId, PeerRecord>,
     application: BTreeMap<Vec<u8>, Bytes>,
 }
@@ -48,6 +64,8 @@ impl ChainImage {
             installing: false,
             entries: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            damaged_record: None,
+            round: 0,
             peers: BTreeMap::new(),
             application: BTreeMap::new(),
         }
@@ -103,6 +121,16 @@ impl ChainImage {
         &self.application
     }
 
+    /// Batches that it has taken.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Whether reading any of it fails.
+    pub fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty() || self.damaged_record.is_some()
+    }
+
     /// All but entries and application records, unjudged, as [`LogWriter::open_chain`] would find it.
     pub fn state(&self) -> ChainState {
         ChainState {
@@ -121,6 +149,7 @@ impl ChainImage {
     /// Takes over a batch that the shape has passed.
     fn apply(&mut self, batch: &WriteBatch) {
         let change = self.shape.advance(batch);
+        self.round += 1;
         if change.end_moved {
             self.high_water = self.shape.last();
         }
@@ -160,9 +189,28 @@ impl ChainImage {
     }
 
     fn damage(&self, index: u64) -> Error {
+        self.damage_of(&format!("log {index}"))
+    }
+
+    fn damage_of(&self, what: &str) -> Error {
         Error::Damaged {
-            key: format!("log {index} of chain {}", self.identity.chain),
+            key: format!("{what} of chain {}", self.identity.chain),
             cause: "damaged on purpose".to_owned(),
+        }
+    }
+
+    /// The application's records can be read.
+    fn check_application(&self) -> Result<()> {
+        match self.damaged_record {
+            Some(DamagedRecord::Application) => Err(self.damage_of("a record of the application")),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_records(&self) -> Result<()> {
+        match self.damaged_record {
+            None | Some(DamagedRecord::Application) => Ok(()),
+            Some(record) => Err(self.damage_of(&format!("{record:?}"))),
         }
     }
 }
@@ -173,6 +221,8 @@ struct Disk {
     visible: DiskImage,
     /// Groups that are visible and not durable, oldest first.
     unsynced: Vec<Vec<WriteBatch>>,
+    /// How many batches of each chain were ever durable, noted outside of what [`MemoryStore::roll_back`] changes.
+    noted: BTreeMap<ChainId, u64>,
     fail_next_write: Option<String>,
     /// Set by the first failed write; every later one fails alike.
     failed: Option<Error>,
@@ -252,6 +302,17 @@ impl MemoryStore {
         }
     }
 
+    /// Reading this record fails from now on, as after a flipped bit.
+    pub fn damage_record(&self, chain: ChainId, record: DamagedRecord) {
+        let mut disk = self.disk();
+        let Disk { durable, visible, .. } = &mut *disk;
+        for image in [durable, visible] {
+            if let Some(image) = image.get_mut(&chain) {
+                image.damaged_record = Some(record);
+            }
+        }
+    }
+
     /// Loses the newest `count` entries of the durable log while all other records stay, and crashes.
     pub fn lose_tail(&self, chain: ChainId, count: u64) {
         let mut disk = self.disk();
@@ -270,8 +331,27 @@ impl MemoryStore {
         self.disk().durable.clone()
     }
 
+    /// Puts the application's records of an older image in place of the present ones, and crashes: what the
+    /// application did not sync is gone, and the chain itself is sound.
+    pub fn forget_application(&self, chain: ChainId, older: &DiskImage) {
+        let mut disk = self.disk();
+        if let (Some(image), Some(older)) = (disk.durable.get_mut(&chain), older.get(&chain)) {
+            image.application.clone_from(&older.application);
+        }
+        disk.reopen();
+    }
+
     /// Puts an image (an older one, an empty one, another node's) in place of the disk, and crashes.
     pub fn restore(&self, image: DiskImage) {
+        let mut disk = self.disk();
+        disk.durable = image;
+        disk.noted.clear();
+        disk.reopen();
+    }
+
+    /// Puts an older image in place of the disk, and crashes; what was noted outside of it stays, so that a chain
+    /// that has lost anything is found at open.
+    pub fn roll_back(&self, image: DiskImage) {
         let mut disk = self.disk();
         disk.durable = image;
         disk.reopen();
@@ -324,6 +404,7 @@ impl Disk {
         for batch in self.unsynced.drain(..groups).flatten() {
             let image = self.durable.get_mut(&batch.chain).expect("chains are created durably");
             image.apply(&batch);
+            self.noted.insert(batch.chain, image.round);
         }
     }
 
@@ -363,7 +444,10 @@ impl LogReader for MemoryStore {
     }
 
     fn application_record(&self, chain: ChainId, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.disk().visible(chain)?.application.get(key).cloned())
+        let disk = self.disk();
+        let image = disk.visible(chain)?;
+        image.check_application()?;
+        Ok(image.application.get(key).cloned())
     }
 
     fn application_records(
@@ -375,6 +459,7 @@ impl LogReader for MemoryStore {
     ) -> Result<Vec<(Vec<u8>, Bytes)>> {
         let disk = self.disk();
         let image = disk.visible(chain)?;
+        image.check_application()?;
         if from >= to {
             return Ok(Vec::new());
         }
@@ -417,7 +502,15 @@ impl LogWriter for MemoryStore {
 
     fn open_chain(&self, chain: ChainId) -> Result<ChainState> {
         let mut disk = self.disk();
+        let noted = disk.noted.get(&chain).copied().unwrap_or(0);
         let image = disk.visible.get_mut(&chain).ok_or(Error::NoChain(chain))?;
+        if image.round < noted {
+            let (chain, found) = (&image.identity.chain, image.round);
+            return Err(Error::Inconsistent(format!(
+                "chain {chain}: batch {noted} was durable, the store ends with {found}: it has lost something"
+            )));
+        }
+        image.check_records()?;
         if let Some(index) = image.damaged.first() {
             return Err(image.damage(*index));
         }
@@ -511,6 +604,29 @@ mod tests {
         store.lose_tail(chain, 2);
         let error = store.open_chain(chain).expect_err("two entries are gone").to_string();
         assert!(error.contains("entries were lost"), "{error}");
+    }
+
+    #[test]
+    fn a_store_that_was_rolled_back_is_found_at_open() {
+        let (store, chain) = store();
+        let old = store.disk_image();
+        store.write(&[WriteBatch { sync: true, ..entry(chain, 1) }]).expect("written");
+        store.roll_back(old);
+        let error = store.open_chain(chain).expect_err("a batch is gone").to_string();
+        assert!(error.contains("batch 1 was durable, the store ends with 0"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_record_is_found_where_it_is_read() {
+        for record in [DamagedRecord::HardState, DamagedRecord::Applied, DamagedRecord::Snapshot] {
+            let (store, chain) = store();
+            store.damage_record(chain, record);
+            store.open_chain(chain).expect_err("read at open");
+        }
+        let (store, chain) = store();
+        store.damage_record(chain, DamagedRecord::Application);
+        store.open_chain(chain).expect("the chain itself is sound");
+        store.application_record(chain, b"key").expect_err("damaged");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::ops::RangeInclusive;
 
 use super::{ChainState, Error, HardState, Position, Result, WriteBatch};
+use crate::reach::reach;
 
 /// Bounds, terms and promises of a chain's log.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -203,6 +204,7 @@ impl LogShape {
         let old_last = self.last;
         if let Some(snapshot) = &batch.install {
             change.replaced = true;
+            reach!(LogReplacedOnDisk, self.last != self.truncated);
             self.terms.clear();
             self.truncated = snapshot.position;
             self.last = snapshot.position;
@@ -212,6 +214,7 @@ impl LogShape {
         if let Some(from) = batch.truncate_from.filter(|from| *from <= self.last.index) {
             let term = self.term_at(from - 1).expect("a checked truncation has a term before it");
             change.tail = Some(from..=self.last.index);
+            reach!(TailRemovedOnDisk);
             let kept = self.terms.partition_point(|start| start.index < from);
             change.terms_removed.extend(self.terms.drain(kept..).map(|start| start.index));
             self.last = Position { index: from - 1, term };
@@ -258,6 +261,7 @@ impl LogShape {
             && self.terms.first().is_none_or(|start| start.index != next)
         {
             let start = Position { index: next, term };
+            reach!(CompactedWithinATerm);
             self.terms.insert(0, start);
             change.terms_added.push(start);
         }
@@ -298,6 +302,7 @@ pub(crate) fn contradictions(state: &ChainState) -> Vec<String> {
     let mut found = Vec::new();
     let ChainState { hard_state, applied, truncated, last, high_water, .. } = state;
     if high_water != last {
+        reach!(LostEndFound);
         found.push(format!(
             "the log ends at {} (term {}), the high-water mark says {} (term {}): entries were lost",
             last.index, last.term, high_water.index, high_water.term

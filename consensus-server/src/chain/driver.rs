@@ -1,15 +1,15 @@
 //! One task per chain: inputs in, one flush, effects out.
 //!
 //! This is the only `select!` on the hot path, and it waits for nothing but "something is in the inbox" and
-//! "a tick has passed". A round handles what waits (durable positions first, a bounded number of messages),
-//! flushes the replica once and performs the effects in order; whatever takes time answers through the
-//! inbox. Ticks that a stall has swallowed are not made up for, so a process that was stopped for a while
-//! does not stand for election before it has heard what its peers said in the meantime.
+//! "a tick that matters has passed" ([`Ticks`]). A round handles what waits (durable positions first, a
+//! bounded number of messages), flushes the replica once and performs the effects in order; whatever takes
+//! time answers through the inbox.
 //!
 //! When the replica asks to halt, panics, or loses its writer or its application, the chain halts: requests
 //! are refused, the last status stays readable with the reason, and the other chains of the process go on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -18,12 +18,13 @@ use consensus_core::limits::Limits;
 use consensus_core::replica::{Effects, Event, Refusal, Replica, Status};
 use consensus_core::storage::{Identity, LogReader};
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Sleep};
 
 use super::effects::{Halt, Performer};
 use super::handle::{ChainHandle, Shared};
 use super::inbox::{Inbox, Waiting};
 use super::observer::{ChainObserver, RoundStats};
+use super::ticks::{Passed, Ticks};
 use super::writer::ChainWriter;
 use crate::application::ApplicationSender;
 use crate::transport::Transport;
@@ -65,6 +66,8 @@ pub(super) struct Driver {
     /// The highest durable number that the replica was told.
     reported: u64,
     published: Instant,
+    /// There is a newer status than the published one.
+    unpublished: bool,
 }
 
 /// How a chain's life goes on after a round.
@@ -106,6 +109,7 @@ impl Driver {
             observer,
             reported: 0,
             published: Instant::now(),
+            unpublished: false,
         }
     }
 
@@ -116,11 +120,7 @@ impl Driver {
 
     /// Runs until `ChainHandle::stop`. A tick has the length `tick`.
     pub(super) async fn run(mut self, tick: Duration) {
-        let mut ticks = tokio::time::interval(tick);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        // The first tick of an interval is due at once.
-        ticks.tick().await;
-        let next = self.rounds(&mut ticks).await;
+        let next = self.rounds(Ticks::new(tick, Instant::now())).await;
         if let Next::Halt(halt) = next {
             self.halt(&halt);
             self.wait_for_stop().await;
@@ -129,33 +129,32 @@ impl Driver {
         refuse(self.inbox.end(), &Refusal::Halted);
     }
 
-    async fn rounds(&mut self, ticks: &mut Interval) -> Next {
+    async fn rounds(&mut self, mut ticks: Ticks) -> Next {
         let mut left = 0;
+        let mut alarm = Box::pin(tokio::time::sleep_until(ticks.wake_at()));
         loop {
-            let ticked = if left > 0 {
+            if left > 0 {
                 tokio::task::yield_now().await;
-                false
             } else {
-                tokio::select! {
-                    // A tick is ready once in a while, the inbox under load always.
-                    biased;
-                    _ = ticks.tick() => true,
-                    () = self.inbox.woken() => false,
-                }
-            };
+                wait(&self.inbox, &ticks, alarm.as_mut()).await;
+            }
             let waiting = self.inbox.take(ROUND_MESSAGES_MAX);
             left = waiting.left;
             // Under load the inbox is always ready; others want the thread, too.
             tokio::task::consume_budget().await;
-            match self.round(waiting, ticked) {
+            let passed = ticks.pass(Instant::now());
+            match self.round(waiting, passed) {
                 Next::Go => {}
                 next => return next,
             }
+            // What is not published yet is with the next tick.
+            let idle = if self.unpublished { 1 } else { self.replica.idle_ticks() };
+            ticks.sleep(idle);
         }
     }
 
     /// One round: events, one flush, effects.
-    fn round(&mut self, mut waiting: Waiting, ticked: bool) -> Next {
+    fn round(&mut self, mut waiting: Waiting, passed: Passed) -> Next {
         let started = Instant::now();
         let mut stats = RoundStats { left: waiting.left, ..RoundStats::default() };
         let stop = std::mem::take(&mut waiting.stop);
@@ -173,7 +172,7 @@ impl Driver {
             let (replica, effects, performer) = (&mut self.replica, &mut self.effects, &mut self.performer);
             catch_unwind(AssertUnwindSafe(|| {
                 stats.events =
-                    handle_all(replica, effects, performer, persisted, waiting, ticked, &mut stats);
+                    handle_all(replica, effects, performer, persisted, waiting, passed, &mut stats);
                 replica.flush(effects);
             }))
         };
@@ -182,7 +181,8 @@ impl Driver {
                 .stopped(stop, Next::Halt(Halt(format!("the replica panicked: {}", panic_text(&*panic)))));
         }
         let performed = self.performer.perform(&mut self.effects, &mut stats, started);
-        if performed.changed || ticked || started.duration_since(self.published) >= STATUS_INTERVAL {
+        self.unpublished = true;
+        if performed.changed || passed.any() || started.duration_since(self.published) >= STATUS_INTERVAL {
             self.publish(started);
         }
         stats.elapsed = started.elapsed();
@@ -201,7 +201,7 @@ impl Driver {
 
     /// Publishes the status, if it is another one: nobody is woken by a tick at rest.
     fn publish(&mut self, now: Instant) {
-        self.published = now;
+        (self.published, self.unpublished) = (now, false);
         let status = self.replica.status();
         if **self.status.borrow() != status {
             let status = Arc::new(status);
@@ -237,6 +237,20 @@ impl Driver {
     }
 }
 
+/// Until something is in the inbox or a tick matters.
+async fn wait(inbox: &Inbox, ticks: &Ticks, mut alarm: Pin<&mut Sleep>) {
+    // An alarm that is early is left as it is: setting it costs more than waking up for nothing once.
+    if alarm.is_elapsed() || alarm.deadline() > ticks.wake_at() {
+        alarm.as_mut().reset(ticks.wake_at());
+    }
+    tokio::select! {
+        // The alarm is ready once in a while, the inbox under load always.
+        biased;
+        () = alarm => {}
+        () = inbox.woken() => {}
+    }
+}
+
 /// Feeds a round's inputs to the replica; returns how many events they were.
 fn handle_all(
     replica: &mut Replica,
@@ -244,7 +258,7 @@ fn handle_all(
     performer: &mut Performer,
     persisted: Option<u64>,
     waiting: Waiting,
-    ticked: bool,
+    passed: Passed,
     stats: &mut RoundStats,
 ) -> usize {
     let mut events = 0;
@@ -252,6 +266,10 @@ fn handle_all(
         events += 1;
         replica.handle(event, effects);
     };
+    // The replica has slept through these, in which nothing had happened yet.
+    for _ in 0..passed.idle {
+        handle(Event::Tick);
+    }
     if let Some(number) = persisted {
         handle(Event::Persisted { number });
     }
@@ -282,7 +300,7 @@ fn handle_all(
         let ticket = performer.expect_control(answer);
         handle(Event::Control { ticket, command });
     }
-    if ticked {
+    if passed.due {
         handle(Event::Tick);
     }
     events

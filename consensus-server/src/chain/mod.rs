@@ -11,6 +11,7 @@ mod handle;
 mod inbox;
 mod observer;
 mod start;
+mod ticks;
 mod writer;
 
 pub use handle::ChainHandle;

@@ -112,7 +112,7 @@ impl Service {
         let leave = CancellationToken::new();
         let (seat, view) = Member {
             config: config.clone(),
-            controller: Arc::new(GrpcController::on_port(config.controller_port)?),
+            controller: Arc::new(GrpcController::on_port(config.controller_port)),
             exchange: exchange.clone(),
             letters,
             hints,

@@ -12,6 +12,7 @@ use futures_util::{Stream, stream};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::telemetry::Throttle;
+use crate::transport::gathering::Gathering;
 
 /// Wait after an error.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +43,7 @@ pub async fn bind_everywhere(key: &str, port: u16) -> anyhow::Result<TcpListener
 pub fn incoming(
     listener: TcpListener,
     name: &'static str,
-) -> impl Stream<Item = io::Result<TcpStream>> + Send {
+) -> impl Stream<Item = io::Result<Gathering<TcpStream>>> + Send {
     let log = Throttle::new(LOG_EVERY);
     stream::unfold((listener, log), move |(listener, log)| async move {
         loop {
@@ -50,7 +51,7 @@ pub fn incoming(
                 Ok((connection, _)) => {
                     // Without it small frames wait for acknowledgements; a connection that refuses is broken.
                     if connection.set_nodelay(true).is_ok() {
-                        return Some((Ok(connection), (listener, log)));
+                        return Some((Ok(Gathering::new(connection)), (listener, log)));
                     }
                 }
                 Err(error) => {

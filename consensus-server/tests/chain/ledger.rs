@@ -164,14 +164,18 @@ async fn a_full_queue_refuses_with_its_bound_and_when_to_come_again() {
     };
     let cluster = Cluster::start(3, Settings { ledger, replica });
     let leader = cluster.leader().await;
+    let ledger = cluster.ledger(leader).clone();
+    // A leader takes nothing before it has committed an entry of its own term.
+    assert_eq!(committed(&ledger.submit(frame(vec![transaction("before")])).await), (1, 0));
     for id in (1..=3).filter(|id| *id != leader) {
         cluster.net.cut(id);
     }
-    let ledger = cluster.ledger(leader).clone();
+    let ten = |n: usize| frame((0..10).map(|i| transaction(format!("{n}-{i}"))).collect());
+    // Once it is accepted it fills the pool, and what comes now has to queue.
+    ledger.submit(Submission { acknowledgement: Acknowledgement::Accepted, ..ten(0) }).await;
     let mut waiting = Vec::new();
-    for n in 0..3 {
-        let submission = frame((0..10).map(|i| transaction(format!("{n}-{i}"))).collect());
-        let ledger = ledger.clone();
+    for n in [1, 2] {
+        let (ledger, submission) = (ledger.clone(), ten(n));
         waiting.push(tokio::spawn(async move { ledger.submit(submission).await }));
     }
     until("the queue is full", || ledger.queued() == 20).await;

@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     Dead,
     /// It knows no transactions but its own.
     Forgetful,
+    /// Its transactions reach no other.
+    Mute,
     /// It executes the next block, and dies before it says so.
     DiesInCommit,
 }
@@ -243,7 +245,7 @@ impl Controllers {
             match self.lock().all[&id].fault {
                 Fault::Dead => return Err(CallFailed("connection refused".to_owned())),
                 Fault::Hangs => {}
-                Fault::None | Fault::Forgetful | Fault::DiesInCommit => return Ok(()),
+                Fault::None | Fault::Forgetful | Fault::Mute | Fault::DiesInCommit => return Ok(()),
             }
             if changes.changed().await.is_err() {
                 return Err(CallFailed("the story is over".to_owned()));
@@ -305,8 +307,9 @@ impl State {
     }
 
     fn fetch(&mut self, id: u64, maker: u64, transaction: u64) {
-        let has =
-            |one: &One| one.pool.contains(&transaction) && !matches!(one.fault, Fault::Dead | Fault::Hangs);
+        let has = |one: &One| {
+            one.pool.contains(&transaction) && !matches!(one.fault, Fault::Dead | Fault::Hangs | Fault::Mute)
+        };
         if self.all.get(&maker).is_some_and(has) {
             self.all.get_mut(&id).expect("is one").pool.insert(transaction);
         }

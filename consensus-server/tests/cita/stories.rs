@@ -251,6 +251,18 @@ async fn leadership_leaves_a_controller_that_hangs_once_and_does_not_come_back_b
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_leaves_a_node_whose_transactions_reach_nobody() {
+    let cluster = Cluster::four(INTERVAL);
+    cluster.grow(&ALL, 2).await;
+    let first = cluster.leader().expect("there is one");
+    cluster.controllers.set(first, Fault::Mute);
+    let took = cluster.grow(&ALL, 3).await;
+    assert!(took < 8 * SECOND, "no blocks for {took:?}");
+    assert_ne!(cluster.leader(), Some(first));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_controllers_make_slow_blocks_and_no_elections() {
     let cluster = Cluster::four(INTERVAL);
     cluster.grow(&ALL, 2).await;

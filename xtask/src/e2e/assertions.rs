@@ -1,8 +1,8 @@
 //! What must hold after the faults, as a pure function of what clients were told and what the chain has.
 //!
 //! Every acknowledged transaction is in the chain exactly once, at the place that was acknowledged; no
-//! transaction is there twice, acknowledged or not; nothing is there that nobody submitted; each client's
-//! transactions stand in its order; all nodes have the same chain, linked from the first block on.
+//! transaction is there twice, acknowledged or not; nothing is there that nobody submitted; the transactions
+//! of each client that asked for it stand in its order; all nodes have the same chain, linked from the first block on.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::cli::{Block, Receipt, shown_bytes};
 use super::clients::Finished;
 
 /// How many findings of one kind are listed; the rest is counted.
-const LISTED_MAX: usize = 5;
+pub(crate) const LISTED_MAX: usize = 5;
 
 /// Counts for the table, and what is wrong.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,8 @@ pub(crate) fn judge(clients: &[Finished], chains: &[(u64, Vec<Block>)]) -> Verdi
     let doubled = once(&places, &mut findings);
     only_what_was_sent(clients, chain, &mut findings);
     let lost = acknowledged_is_there(clients, chain, &places, &mut findings);
-    clients.iter().for_each(|client| in_order(client, &places, &mut findings));
+    let ordered = clients.iter().filter(|client| client.is_ordered);
+    ordered.for_each(|client| in_order(client, &places, &mut findings));
     for complaint in clients.iter().filter_map(|client| client.complaint.as_ref()) {
         findings.add("clients", complaint.clone());
     }
@@ -259,10 +260,14 @@ mod tests {
             height: Some(height),
             index: Some(index),
             block_hash: chain.get(height as usize - 1).map(|block| block.hash.clone()),
+            duplicate: false,
+            latency_us: Some(1),
+            at_ms: 0,
         };
         Finished {
             share: Share { client: "a".into(), lines: Arc::new(lines) },
             sent: 4,
+            is_ordered: true,
             receipts: acknowledged.iter().map(receipt).collect(),
             summary: None,
             complaint: None,
@@ -311,6 +316,12 @@ mod tests {
     fn a_clients_lines_in_another_order_are_found() {
         let bad = chain(&[&["a-2"], &["a-1"]]);
         assert_eq!(kinds(client(&bad, &[]), &[bad]), ["order"]);
+    }
+
+    #[test]
+    fn a_client_that_did_not_ask_for_its_order_need_not_have_it() {
+        let good = chain(&[&["a-2"], &["a-1"]]);
+        assert_eq!(kinds(Finished { is_ordered: false, ..client(&good, &[]) }, &[good]), [""; 0]);
     }
 
     #[test]

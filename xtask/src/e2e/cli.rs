@@ -39,6 +39,12 @@ pub(crate) struct Receipt {
     pub(crate) height: Option<u64>,
     pub(crate) index: Option<u64>,
     pub(crate) block_hash: Option<String>,
+    /// It was in the chain before the sending that was answered.
+    pub(crate) duplicate: bool,
+    /// From the first sending to the answer, in microseconds.
+    pub(crate) latency_us: Option<u64>,
+    /// When the answer came, in milliseconds of Unix time.
+    pub(crate) at_ms: u64,
 }
 
 impl Receipt {
@@ -241,7 +247,7 @@ mod tests {
     fn a_torn_last_receipt_is_left_out_and_a_strange_one_is_an_error() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("receipts");
-        let good = r#"{"line":1,"id":"a-1","outcome":"committed","height":1,"index":0,"block_hash":"00"}"#;
+        let good = r#"{"line":1,"id":"a-1","outcome":"committed","height":1,"index":0,"block_hash":"00","duplicate":false,"latency_us":9,"at_ms":7}"#;
         std::fs::write(&path, format!("{good}\n{{\"line\":2,\"id\"")).expect("is written");
         let read = receipts(&path).expect("is read");
         assert_eq!(read.len(), 1);

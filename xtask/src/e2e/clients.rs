@@ -112,7 +112,8 @@ impl Client {
             )
         });
         let receipts = receipts(&self.receipts)?;
-        Ok(Finished { share: self.share.clone(), sent: self.handed_out(), receipts, summary, complaint })
+        let (share, sent) = (self.share.clone(), self.handed_out());
+        Ok(Finished { share, sent, is_ordered: true, receipts, summary, complaint })
     }
 }
 
@@ -129,11 +130,13 @@ impl Drop for Client {
 }
 
 /// What is left of a client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Finished {
     pub(crate) share: Share,
     /// Lines that the client was given.
     pub(crate) sent: usize,
+    /// Whether it asked for its lines' order.
+    pub(crate) is_ordered: bool,
     pub(crate) receipts: Vec<Receipt>,
     pub(crate) summary: Option<Summary>,
     /// Why it did not succeed, if it did not.
@@ -301,7 +304,7 @@ impl Probe {
         let lines = Arc::new(vec![self.client.clone().into_bytes()]);
         let receipts = if self.receipts.exists() { receipts(&self.receipts)? } else { Vec::new() };
         let share = Share { client: self.client.clone(), lines };
-        Ok(Finished { share, sent: 1, receipts, summary: None, complaint: None })
+        Ok(Finished { share, sent: 1, is_ordered: true, receipts, summary: None, complaint: None })
     }
 }
 

@@ -4,7 +4,7 @@
 //! that a killed node's port is still free when it comes back.
 
 use std::fmt::Write;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -23,7 +23,23 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// First port that is tried.
 const PORT_MIN: u16 = 10_000;
 
-/// Where a node listens on the loopback interface.
+/// Where a node runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// Where it listens.
+    pub(crate) host: IpAddr,
+    /// What its command is put behind to run there.
+    pub(crate) enter: Vec<String>,
+}
+
+impl Site {
+    /// This machine, on the loopback interface.
+    pub(crate) fn loopback() -> Self {
+        Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), enter: Vec::new() }
+    }
+}
+
+/// On which ports a node listens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
     pub(crate) client: u16,
@@ -36,6 +52,7 @@ pub(crate) struct Ports {
 pub(crate) struct Node {
     id: u64,
     directory: PathBuf,
+    site: Site,
     ports: Ports,
     process: Option<Process>,
 }
@@ -51,7 +68,21 @@ impl Node {
 
     /// `host:port` of its client service.
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.client)
+        self.at(self.ports.client).to_string()
+    }
+
+    /// Its peer service, as it listens.
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.at(self.ports.peer)
+    }
+
+    /// Its pages for operations.
+    pub(crate) fn ops_address(&self) -> SocketAddr {
+        self.at(self.ports.ops)
+    }
+
+    fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.site.host, port)
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -75,6 +106,11 @@ impl Node {
         self.process.is_some()
     }
 
+    /// True if it stands still after [`Cluster::freeze`].
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_frozen)
+    }
+
     /// Resident memory in bytes, if it runs and the system tells.
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
         self.process.as_ref().and_then(Process::resident_bytes)
@@ -94,6 +130,8 @@ pub(crate) struct Stop {
 pub(crate) struct Cluster {
     server: PathBuf,
     directory: PathBuf,
+    /// Appended to each configuration.
+    extra: String,
     nodes: Vec<Node>,
 }
 
@@ -107,19 +145,40 @@ impl Cluster {
         random: &mut Random,
         extra: &str,
     ) -> Result<Self> {
-        let ports = free_ports(usize::try_from(count)? * 3, random)?;
+        let sites = vec![Site::loopback(); usize::try_from(count)?];
+        Self::create_at(server, directory, sites, random, extra)
+    }
+
+    /// The same with one node at each of `sites`.
+    pub(crate) fn create_at(
+        server: &Path,
+        directory: &Path,
+        sites: Vec<Site>,
+        random: &mut Random,
+        extra: &str,
+    ) -> Result<Self> {
+        let ports = free_ports(sites.len() * 3, random)?;
         let mut nodes = Vec::new();
-        for (id, ports) in (1..=count).zip(ports.chunks_exact(3)) {
+        for ((id, site), ports) in (1..).zip(sites).zip(ports.chunks_exact(3)) {
             let directory = directory.join(format!("node-{id}"));
             std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
             let ports = Ports { client: ports[0], peer: ports[1], ops: ports[2] };
-            nodes.push(Node { id, directory, ports, process: None });
+            nodes.push(Node { id, directory, site, ports, process: None });
         }
-        for node in &nodes {
-            let text = config_text(node, &nodes, extra);
+        let (server, directory) = (server.to_path_buf(), directory.to_path_buf());
+        let cluster = Self { server, directory, extra: extra.to_owned(), nodes };
+        cluster.route(|_, to| to.peer_address())?;
+        Ok(cluster)
+    }
+
+    /// Writes the configurations anew; `address` says where the first node reaches the peer service of the
+    /// second.
+    pub(crate) fn route(&self, address: impl Fn(&Node, &Node) -> SocketAddr) -> Result<()> {
+        for node in &self.nodes {
+            let text = config_text(node, &self.nodes, &address, &self.extra);
             std::fs::write(node.config(), text).with_context(|| node.config().display().to_string())?;
         }
-        Ok(Self { server: server.to_path_buf(), directory: directory.to_path_buf(), nodes })
+        Ok(())
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -150,8 +209,16 @@ impl Cluster {
 
     /// The command that runs a node.
     pub(crate) fn command(&self, id: u64) -> Result<Command> {
-        let mut command = Command::new(&self.server);
-        command.arg("run").arg("--config").arg(self.node(id)?.config());
+        let node = self.node(id)?;
+        let mut command = match node.site.enter.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.server);
+                command
+            }
+            None => Command::new(&self.server),
+        };
+        command.arg("run").arg("--config").arg(node.config());
         Ok(command)
     }
 
@@ -179,6 +246,18 @@ impl Cluster {
         self.nodes.iter_mut().filter_map(|node| node.process.as_mut()).try_for_each(Process::expect_running)
     }
 
+    /// Nodes that have ended by themselves since they were started, and how. They do not run any more.
+    pub(crate) fn take_ended(&mut self) -> Result<Vec<(u64, ExitStatus)>> {
+        let mut ended = Vec::new();
+        for node in &mut self.nodes {
+            if let Some(status) = node.process.as_mut().map(Process::ended).transpose()?.flatten() {
+                node.process = None;
+                ended.push((node.id, status));
+            }
+        }
+        Ok(ended)
+    }
+
     /// SIGKILL to one node.
     pub(crate) fn kill(&mut self, id: u64) -> Result<()> {
         let mut process =
@@ -193,6 +272,20 @@ impl Cluster {
             self.kill(id)?;
         }
         Ok(())
+    }
+
+    /// Lets one node stand still, with its connections open.
+    pub(crate) fn freeze(&mut self, id: u64) -> Result<()> {
+        self.process_mut(id)?.freeze()
+    }
+
+    /// Lets one node go on.
+    pub(crate) fn thaw(&mut self, id: u64) -> Result<()> {
+        self.process_mut(id)?.thaw()
+    }
+
+    fn process_mut(&mut self, id: u64) -> Result<&mut Process> {
+        self.node_mut(id)?.process.as_mut().with_context(|| format!("node {id} does not run"))
     }
 
     /// SIGTERM to one node.
@@ -215,20 +308,22 @@ impl Cluster {
     }
 }
 
-fn config_text(node: &Node, nodes: &[Node], extra: &str) -> String {
-    let Ports { client, peer, ops } = node.ports;
+fn config_text(
+    node: &Node,
+    nodes: &[Node],
+    address: impl Fn(&Node, &Node) -> SocketAddr,
+    extra: &str,
+) -> String {
+    let (client, peer, ops) = (node.address(), node.peer_address(), node.ops_address());
     let mut text = format!(
         "[node]\nid = {}\ncluster = \"e2e\"\ndata_dir = \"data\"\n\n[chain]\nname = \"e2e\"\n\n\
-         [listen]\nclient = \"127.0.0.1:{client}\"\npeer = \"127.0.0.1:{peer}\"\nops = \"127.0.0.1:{ops}\"\n",
+         [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nops = \"{ops}\"\n",
         node.id
     );
     for member in nodes {
-        let Ports { client, peer, .. } = member.ports;
-        let _ = write!(
-            text,
-            "\n[[peers]]\nid = {}\npeer = \"127.0.0.1:{peer}\"\nclient = \"127.0.0.1:{client}\"\n",
-            member.id
-        );
+        let peer = if member.id == node.id { member.peer_address() } else { address(node, member) };
+        let (id, client) = (member.id, member.address());
+        let _ = write!(text, "\n[[peers]]\nid = {id}\npeer = \"{peer}\"\nclient = \"{client}\"\n");
     }
     if !extra.is_empty() {
         text.push('\n');

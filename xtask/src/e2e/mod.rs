@@ -1,16 +1,19 @@
 //! `cargo xtask e2e`: real processes on loopback ports, real faults, and a verdict that is reached through
 //! the command line only.
 //!
-//! [`scenarios`] tell the stories, [`cita`] those of a CITA-Cloud chain; [`cluster`] and [`process`] own what
+//! [`scenarios`] tell the stories, [`cita`] those of a CITA-Cloud chain, [`chaos`] is a story that a seed
+//! tells; [`cluster`] and [`process`] own what
 //! was started, [`clients`] put load on it, [`cli`] asks it, [`assertions`] judge what is left and [`report`]
 //! says so. Everything a run writes is under `e2e/` in the build directory; a run that holds removes it, one
 //! that does not names it.
 
 mod assertions;
+mod chaos;
 mod cita;
 pub(crate) mod cli;
 mod clients;
 pub(crate) mod cluster;
+mod http;
 pub(crate) mod process;
 pub(crate) mod random;
 mod report;
@@ -21,6 +24,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
+pub(crate) use self::chaos::NotCovered;
 use self::cli::Cli;
 pub(crate) use self::report::thousands;
 use crate::interrupt::Interrupt;
@@ -38,6 +42,7 @@ Examples:
   cargo xtask e2e --rounds 20 --no-build   twenty times at other moments; median time to the next block
   cargo xtask e2e --power-cut              all four nodes killed at once
   cargo xtask e2e --input payments.txt     your own transactions, one per line
+  cargo xtask e2e chaos --quick            every kind of fault once: processes, network, disk
   cargo xtask e2e cita                     the consensus service of a CITA-Cloud chain, all stories"
 )]
 pub(crate) struct Arguments {
@@ -57,6 +62,8 @@ enum Scenario {
     Restart(scenarios::restart::Options),
     /// Makes the mistakes that people make, and checks what they are told
     Mistakes(scenarios::mistakes::Options),
+    /// Faults of every kind from a seeded schedule: processes, network, disk
+    Chaos(chaos::Options),
     /// A CITA-Cloud chain: the consensus service between stand-ins for controller and network
     Cita(cita::Options),
 }
@@ -87,7 +94,6 @@ impl Stage {
         no_build: bool,
         packages: &[&str],
     ) -> Result<Self> {
-        let interrupt = Interrupt::install()?;
         if !no_build {
             setup::ensure(workspace)?;
             let mut command = workspace.cargo();
@@ -98,16 +104,19 @@ impl Stage {
             }
             workspace::run(&mut command)?;
         }
-        let target = workspace.target()?;
-        let binaries = target.join(profile.directory());
+        let binaries = workspace.target()?.join(profile.directory());
+        Self::with_binaries(workspace, &binaries).context("run without --no-build")
+    }
+
+    /// Uses the binaries of a directory as they are.
+    fn with_binaries(workspace: &Workspace, binaries: &Path) -> Result<Self> {
+        let interrupt = Interrupt::install()?;
         let server = binaries.join("consensus-server");
         let cli = binaries.join("consensus-cli");
         for binary in [&server, &cli] {
-            binary
-                .metadata()
-                .with_context(|| format!("{} is not there: run without --no-build", binary.display()))?;
+            binary.metadata().with_context(|| format!("{} is not there", binary.display()))?;
         }
-        let runs = target.join("e2e");
+        let runs = workspace.target()?.join("e2e");
         Ok(Self { server, cli: Cli::new(cli), interrupt, root: workspace.root().to_path_buf(), runs })
     }
 
@@ -164,10 +173,16 @@ impl Profile {
 
 /// Runs a scenario.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if let Some(Scenario::Chaos(options)) = &arguments.scenario
+        && options.plan
+    {
+        return chaos::planned(options).map(drop);
+    }
     let no_build = match &arguments.scenario {
         None => arguments.no_build,
         Some(Scenario::Restart(options)) => options.no_build,
         Some(Scenario::Mistakes(options)) => options.no_build,
+        Some(Scenario::Chaos(options)) => options.no_build,
         Some(Scenario::Cita(options)) => options.no_build,
     };
     let packages: &[&str] = match &arguments.scenario {
@@ -178,11 +193,19 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(Scenario::Cita(options)) => options.profile(),
         _ => Profile::Dev,
     };
-    let stage = Stage::build_with(workspace, profile, no_build, packages)?;
+    let binaries = match &arguments.scenario {
+        Some(Scenario::Chaos(options)) => options.binaries.as_deref(),
+        _ => None,
+    };
+    let stage = match binaries {
+        Some(binaries) => Stage::with_binaries(workspace, &std::path::absolute(binaries)?)?,
+        None => Stage::build_with(workspace, profile, no_build, packages)?,
+    };
     match &arguments.scenario {
         None => scenarios::default::run(&stage, &arguments.default),
         Some(Scenario::Restart(options)) => scenarios::restart::run(&stage, options),
         Some(Scenario::Mistakes(options)) => scenarios::mistakes::run(&stage, options),
+        Some(Scenario::Chaos(options)) => chaos::run(&stage, options),
         Some(Scenario::Cita(options)) => cita::run(&stage, options),
     }
 }

@@ -94,6 +94,12 @@ impl Process {
         self.signal(Signal::CONT, "SIGCONT")
     }
 
+    /// True if it stands still, where the system tells.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        text.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+    }
+
     fn signal(&mut self, signal: Signal, name: &str) -> Result<()> {
         self.expect_running()?;
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id of 0")?;
@@ -200,6 +206,22 @@ mod tests {
         assert!(process.wait(limit).expect("is asked").is_some());
         let text = process.expect_running().expect_err("has ended").to_string();
         assert!(text.contains("shell ended") && text.contains("port in use"), "{text}");
+    }
+
+    #[test]
+    fn a_frozen_process_is_seen_to_stand_still_until_it_is_thawed() {
+        let (mut process, _directory) = shell("while :; do read x < /dev/null; done");
+        let comes = |process: &Process, frozen: bool| {
+            let end = Instant::now() + Duration::from_secs(10);
+            while process.is_frozen() != frozen && Instant::now() < end {
+                std::thread::yield_now();
+            }
+            process.is_frozen() == frozen
+        };
+        process.freeze().expect("is sent");
+        assert!(comes(&process, true));
+        process.thaw().expect("is sent");
+        assert!(comes(&process, false));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! `simulate --seeds 200` runs the seeds 0 to 199 on all cores and ends with a summary; the first violation
 //! is printed with its seed, its configuration and the last steps, and the exit code is 1.
+//! `simulate --coverage` prints how often each mark was reached, and fails if one never was.
 //! `simulate --seed 17` repeats one seed and prints its trace hash; `--verbose` prints each of its steps.
 //! `simulate --seed 17 --shrink small.json` reduces its failure to a small scenario, `simulate --replay small.json`
 //! runs that. `simulate --mutants` breaks each rule on purpose and fails if one of them is not found.
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use consensus_core::reach::Mark;
 use consensus_core::sim::{Counters, Failure, Mutant, Options, Report, Sight, Swarm, run};
 
 /// Runs a simulated cluster under many seeds and checks its safety and recovery.
@@ -57,6 +59,9 @@ struct Arguments {
     /// Judge only what leaves the nodes: find broken rules by the harm that they do.
     #[arg(long)]
     outside: bool,
+    /// Print how often each mark in the code was reached, and fail if one never was.
+    #[arg(long)]
+    coverage: bool,
     /// Go on after a violation, and print only the first lines of each.
     #[arg(long)]
     keep_going: bool,
@@ -132,6 +137,7 @@ struct Shared {
 struct Results {
     seeds: u64,
     counters: Counters,
+    marks: Vec<u64>,
     failures: Vec<Failure>,
 }
 
@@ -154,7 +160,8 @@ fn run_many(arguments: &Arguments, options: Options) -> Result<ExitCode> {
     });
     let results = shared.results.into_inner().context("a thread of the simulator panicked")?;
     print_results(&results, began.elapsed(), threads, arguments.keep_going);
-    Ok(if results.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let covered = !arguments.coverage || print_marks(&results.marks);
+    Ok(if results.failures.is_empty() && covered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn work(shared: &Shared) {
@@ -168,11 +175,26 @@ fn work(shared: &Shared) {
         let mut results = shared.results.lock().unwrap_or_else(PoisonError::into_inner);
         results.seeds += 1;
         results.counters.add(&report.counters);
+        results.marks.resize(report.marks.len(), 0);
+        results.marks.iter_mut().zip(&report.marks).for_each(|(sum, more)| *sum += more);
         if let Some(failure) = report.failure {
             shared.stop.store(!shared.keep_going, Ordering::Relaxed);
             results.failures.push(failure);
         }
     }
+}
+
+/// Prints how often each mark was reached; whether all were.
+fn print_marks(counts: &[u64]) -> bool {
+    let mut by_count: Vec<(u64, &str)> =
+        Mark::ALL.iter().zip(counts).map(|(mark, count)| (*count, mark.name())).collect();
+    by_count.sort_unstable();
+    for (count, name) in &by_count {
+        println!("{count:>12} {name}");
+    }
+    let never = by_count.iter().filter(|(count, _)| *count == 0).count();
+    println!("{} of {} marks reached", by_count.len() - never, Mark::ALL.len());
+    never == 0 && counts.len() == Mark::ALL.len()
 }
 
 fn print_results(results: &Results, elapsed: Duration, threads: usize, keep_going: bool) {

@@ -4,65 +4,54 @@
 //! A log that has grown cannot have lost anything. So only indexes that a disk had before are counted again when
 //! its log changes there, and all of them once at the end of a run.
 
-use super::{Verdict, Violation};
+use super::{Verdict, Violation, is_majority};
 use crate::sim::image::{EntryDigest, LogImage};
+use crate::storage::ConfState;
 
 const NAME: &str = "S6 committed stays durable";
 
 /// How far each durable log went.
 #[derive(Debug)]
 pub struct CommittedStays {
-    quorum: usize,
     last: Vec<u64>,
 }
 
 impl CommittedStays {
-    /// For nodes `0..nodes`, so many of them voters.
-    pub fn new(nodes: usize, voters: usize) -> Self {
-        Self { quorum: voters / 2 + 1, last: vec![0; nodes] }
+    /// For nodes `0..nodes`.
+    pub fn new(nodes: usize) -> Self {
+        Self { last: vec![0; nodes] }
     }
 
-    /// A node's durable log has changed from `from` on. `committed` are all committed entries from index 1;
-    /// `images` are the durable images of all voters.
-    pub fn changed<'a>(
-        &mut self,
-        node: usize,
-        from: u64,
-        log: &LogImage,
-        committed: &[EntryDigest],
-        images: impl Iterator<Item = &'a LogImage> + Clone,
-    ) -> Verdict {
+    /// A node gets an empty store.
+    pub fn begins_anew(&mut self, node: usize) {
+        self.last[node] = 0;
+    }
+
+    /// A node's durable log has changed from `from` on: the committed entries that it had there and has no more, by
+    /// index. `committed` are all committed entries from index 1.
+    pub fn lost(&mut self, node: usize, from: u64, log: &LogImage, committed: &[EntryDigest]) -> Vec<u64> {
         let before = std::mem::replace(&mut self.last[node], log.last());
-        for index in from.max(1)..=before.min(committed.len() as u64) {
-            if !held(log, index, committed[index as usize - 1]) {
-                self.counts(index, committed, images.clone())?;
-            }
-        }
-        Ok(())
+        let had = from.max(1)..=before.min(committed.len() as u64);
+        had.filter(|index| !held(log, *index, committed[*index as usize - 1])).collect()
     }
 
-    /// At the end: every committed entry is on a majority.
-    pub fn sweep<'a>(
-        &self,
-        committed: &[EntryDigest],
-        images: impl Iterator<Item = &'a LogImage> + Clone,
-    ) -> Verdict {
-        (1..=committed.len() as u64).try_for_each(|index| self.counts(index, committed, images.clone()))
-    }
-
-    fn counts<'a>(
+    /// The committed entry at `index` must be on a majority of one of `memberships`; `holds` says whether a node, by
+    /// id, has it durable, be it on a disk that was lost afterwards.
+    pub fn stays(
         &self,
         index: u64,
-        committed: &[EntryDigest],
-        images: impl Iterator<Item = &'a LogImage>,
+        entry: EntryDigest,
+        memberships: &[ConfState],
+        holds: impl Fn(u64) -> bool,
     ) -> Verdict {
-        let entry = committed[index as usize - 1];
-        let copies = images.filter(|image| held(image, index, entry)).count();
-        if copies >= self.quorum {
+        if memberships.iter().any(|membership| is_majority(membership, |id| holds(*id))) {
             return Ok(());
         }
-        let detail =
-            format!("{entry:?} at index {index} is left on {copies} disks, {} are a quorum", self.quorum);
+        let voters: Vec<(&[u64], &[u64])> = memberships
+            .iter()
+            .map(|membership| (&membership.voters[..], &membership.voters_outgoing[..]))
+            .collect();
+        let detail = format!("{entry:?} at index {index} is left on no majority of {voters:?}");
         Err(Violation::new(NAME, detail))
     }
 
@@ -90,16 +79,33 @@ mod tests {
     #[test]
     fn a_committed_entry_that_leaves_the_majority_is_a_violation() {
         let committed: Vec<EntryDigest> = (0..2).map(|content| EntryDigest { term: 1, content }).collect();
-        let mut check = CommittedStays::new(3, 3);
+        let mut check = CommittedStays::new(3);
+        let members = [ConfState { voters: vec![1, 2, 3], ..ConfState::default() }];
         let mut disks = [log(3), log(2), log(0)];
         for (node, disk) in disks.iter().enumerate() {
-            check.changed(node, 1, disk, &committed, disks.iter()).unwrap();
+            assert!(check.lost(node, 1, disk, &committed).is_empty());
         }
-        check.sweep(&committed, disks.iter()).unwrap();
+        let stays = |check: &CommittedStays, disks: &[LogImage; 3]| {
+            let holds = |id: u64| held(&disks[id as usize - 1], 2, committed[1]);
+            check.stays(2, committed[1], &members, holds)
+        };
+        stays(&check, &disks).unwrap();
         disks[0] = log(2);
-        check.changed(0, 3, &disks[0], &committed, disks.iter()).expect("what it lost was not committed");
+        assert!(check.lost(0, 3, &disks[0], &committed).is_empty(), "what it lost was not committed");
         disks[1] = log(1);
-        check.changed(1, 2, &disks[1], &committed, disks.iter()).expect_err("one disk is no majority");
-        check.sweep(&committed, disks.iter()).expect_err("at the end too");
+        assert_eq!(check.lost(1, 2, &disks[1], &committed), [2]);
+        stays(&check, &disks).expect_err("one disk is no majority");
+        check.begins_anew(0);
+        assert!(check.lost(0, 1, &log(0), &committed).is_empty(), "a new store had nothing");
+    }
+
+    #[test]
+    fn a_joint_membership_demands_both_halves_until_the_older_one_is_enough() {
+        let (check, entry) = (CommittedStays::new(4), EntryDigest { term: 1, content: 1 });
+        let old = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
+        let joint = ConfState { voters: vec![3, 4], voters_outgoing: vec![1, 2, 3], ..ConfState::default() };
+        let on_old_majority = |id: u64| id <= 2;
+        check.stays(1, entry, &[joint.clone(), old], on_old_majority).expect("the change is under way");
+        check.stays(1, entry, &[joint], on_old_majority).expect_err("the new half has nothing");
     }
 }

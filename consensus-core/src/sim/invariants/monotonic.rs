@@ -59,6 +59,17 @@ impl Monotonic {
         }
     }
 
+    /// A node's store is a new one, which has promised nothing.
+    pub fn begins_anew(&mut self, node: usize) {
+        self.in_memory[node] = Promises::default();
+        self.on_disk[node] = Promises::default();
+    }
+
+    /// A node's application falls back to what the log proves.
+    pub fn forgets_height(&mut self, node: usize) {
+        self.on_disk[node].height = 0;
+    }
+
     /// The writer reported all of this durable.
     pub fn durable(&mut self, node: usize, now: Promises) {
         self.on_disk[node] = now;

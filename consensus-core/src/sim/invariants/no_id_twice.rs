@@ -3,22 +3,23 @@
 //!
 //! Judged at each block that is the first of its height.
 
+use std::collections::BTreeMap;
+
 use super::{Verdict, Violation};
 
 /// Which ids are in the chain.
 #[derive(Debug, Default)]
 pub struct NoIdTwice {
     /// By client and number: the height, 0 for none.
-    heights: Vec<Vec<u64>>,
+    heights: BTreeMap<u64, Vec<u64>>,
 }
 
 impl NoIdTwice {
     /// The next block of the chain.
     pub fn block(&mut self, height: u64, transactions: &[(u64, u64)]) -> Verdict {
         for (client, number) in transactions {
-            let (row, column) = (*client as usize, *number as usize);
-            self.heights.resize_with(self.heights.len().max(row + 1), Vec::new);
-            let numbers = &mut self.heights[row];
+            let column = *number as usize;
+            let numbers = self.heights.entry(*client).or_default();
             numbers.resize(numbers.len().max(column + 1), 0);
             let first = std::mem::replace(&mut numbers[column], height);
             if first != 0 {

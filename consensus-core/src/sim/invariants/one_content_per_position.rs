@@ -29,6 +29,12 @@ pub struct OneContentPerPosition {
 }
 
 impl OneContentPerPosition {
+    /// A chain that begins with so many entries, which nobody ever applies.
+    pub fn new(entries: u64) -> Self {
+        let founding = EntryDigest { term: 0, content: 0 };
+        Self { entries: vec![founding; entries as usize], blocks: Vec::new() }
+    }
+
     /// The highest index that any node counted committed.
     pub fn committed(&self) -> u64 {
         self.entries.len() as u64

@@ -1,10 +1,10 @@
 //! S18: what is forged is refused and counted, each under its reason, and nothing else is refused under these
-//! reasons (our promise that the gate stands in front of the raft crate; list in [`crate::sim::forgery`]).
+//! reasons (our promise that the gate stands in front of the raft crate; list in `sim/garbage.rs`).
 
 use std::collections::BTreeMap;
 
 use super::{Verdict, Violation};
-use crate::sim::forgery::FORGERIES;
+use crate::sim::garbage;
 
 /// Reasons with how often they are due.
 type Due = BTreeMap<&'static str, u64>;
@@ -35,7 +35,7 @@ impl RefusedAsForged {
     /// a part of the round, because a snapshot was on its way to its disk.
     pub fn round(&mut self, node: usize, refused: impl Iterator<Item = &'static str>, deaf: bool) -> Verdict {
         let mut due = std::mem::take(&mut self.due[node]);
-        for reason in refused.filter(|reason| FORGERIES.iter().any(|(_, forged)| forged == reason)) {
+        for reason in refused.filter(|reason| garbage::is_reason(reason)) {
             match due.get_mut(reason).filter(|count| **count > 0) {
                 Some(count) => *count -= 1,
                 None => return violation(node, format!("refuses \"{reason}\", which nobody forged")),

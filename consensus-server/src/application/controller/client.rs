@@ -5,6 +5,7 @@
 //! many seconds and an abandoned call may still take effect.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +14,13 @@ use consensus_proto::cita::controller::consensus2_controller_service_client::Con
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::code::Code;
 use super::{CallFailed, Configuration, Controller, Fetched};
 use crate::transport::connect::innermost;
+use crate::transport::local;
 
 /// Connecting to a service on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,18 +39,14 @@ pub struct GrpcController {
 }
 
 impl GrpcController {
-    /// On a port of this machine; nothing is connected yet.
-    ///
-    /// # Errors
-    /// If the port makes no address.
-    pub fn on_port(port: u16) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("http://localhost:{port}"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true);
-        let client = Consensus2ControllerServiceClient::new(endpoint.connect_lazy())
+    /// On a port of this machine; nothing is connected yet. To be made within a runtime.
+    pub fn on_port(port: u16) -> Self {
+        // Nobody asks when a connection was lost: calls tell.
+        let channel = local::channel(port, CONNECT_TIMEOUT, Arc::default());
+        let client = Consensus2ControllerServiceClient::new(channel)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
-        Ok(Self { client, port })
+        Self { client, port }
     }
 }
 

@@ -23,6 +23,8 @@ use crate::config::cita::address::Short;
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// A candidate without a quorum is given up after this long.
 const ROUND_MAX: Duration = Duration::from_secs(5);
+/// A candidate that has no quorum for so long may never have one: the others lack its transactions.
+const LINGERS: Duration = Duration::from_millis(2500);
 /// After a proposal that came to nothing.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long all are waited for before a group's first block: one of them may have blocks that no other has.
@@ -138,6 +140,11 @@ impl Proposer {
     /// Candidates in a row that no quorum said yes to.
     pub(super) fn refused(&self) -> u32 {
         self.refused
+    }
+
+    /// Whether a quorum has left a candidate without a word for long.
+    pub(super) fn lingers(&self, now: Instant) -> bool {
+        matches!(&self.state, State::Checking(round) if round.quorum_at.is_none() && now >= round.since + LINGERS)
     }
 
     pub(super) fn term(&self) -> Option<u64> {

@@ -9,25 +9,23 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use consensus_core::ids::{NodeId, Ticket};
-use consensus_core::replica::{
-    CommittedEntry, Control, MembershipChange, Outcome, Proposal, Refusal, Status,
-};
+use consensus_core::replica::{CommittedEntry, Outcome, Refusal};
 use consensus_core::storage::{ApplicationWrite, EntryKind, Snapshot};
 use consensus_proto::cita::exchange as wire;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use prost::Message as _;
 
-use super::agreement::{self, Agreement, Change};
+use super::agreement::{Agreement, Change};
 use super::code::{Code, Meaning};
 use super::desk::{Call, Candidate, Desk, Notice, Promise, Reply, Stuck};
-use super::membership::{self, Present, Step};
-use super::proposer::{self, Action, Proposer};
+use super::membership::Present;
+use super::proposer::Proposer;
 use super::voiding::{self, Reports, Voiding};
-use super::{Command, ControllerApplication, ControllerStatus, VoidRefused};
+use super::{ControllerApplication, VoidRefused};
 use crate::application::{ApplicationEvent, ApplicationInbox};
 use crate::chain::ChainHandle;
-use crate::config::cita::address::{Short, peer_ids, short};
+use crate::config::cita::address::{peer_ids, short};
 use crate::transport::cita::{Letter, Mail};
 
 mod leading;
@@ -386,12 +384,7 @@ impl Task {
         match mail {
             Mail::Hello(hello) => {
                 let present = Present { store: incarnation, joined: ours, seated: hello.seated && ours };
-                if self.present.len() >= PRESENT_MAX {
-                    self.forget_absent(now);
-                }
-                if self.present.len() < PRESENT_MAX {
-                    self.present.insert(from, (present, now));
-                }
+                self.on_present(from, present, now);
             }
             // Whoever is in another group may agree on other blocks there.
             _ if !ours => {}

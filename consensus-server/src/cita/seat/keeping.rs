@@ -1,6 +1,17 @@
 //! With a store: whether the group still has a place for this node, and a chance.
 
-use super::*;
+use std::time::{Duration, Instant};
+
+use consensus_core::ids::{NodeId, StoreIncarnation};
+use consensus_core::replica::{Role, Status};
+use consensus_proto::cita::exchange as wire;
+use tokio::sync::mpsc;
+
+use super::{ASK_EVERY, ASK_SELDOM, Keeper};
+use crate::chain::ChainHandle;
+use crate::cita::founding::{Chance, LostGroup, superseded};
+use crate::config::cita::address::Short;
+use crate::transport::cita::{GroupId, Letter, Mail};
 
 /// How often the group is looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -50,8 +61,7 @@ impl Keeper {
         letters: &mpsc::Sender<Letter>,
     ) -> Option<String> {
         let mut watch = Watch::new(group);
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look_at = tokio::time::Instant::now();
         loop {
             let reason = tokio::select! {
                 () = self.seat.stop.cancelled() => return None,
@@ -61,7 +71,12 @@ impl Keeper {
                     let _ = letters.try_send(letter);
                     reason
                 }
-                _ = looks.tick() => self.look_after(&mut watch, &handle.status()),
+                () = tokio::time::sleep_until(look_at) => {
+                    let status = handle.status();
+                    let is_newcomer = status.voters.is_empty();
+                    look_at = tokio::time::Instant::now() + if is_newcomer { ASK_EVERY } else { LOOK_EVERY };
+                    self.look_after(&mut watch, &status)
+                }
             };
             if reason.is_some() {
                 return reason;
@@ -105,11 +120,11 @@ impl Keeper {
             self.seat.exchange.mail(from, Mail::Founding(founding.clone()));
         }
         if !hello.reply {
-            let (seated, led) = (is_member(status, self.own), self.seat.view.leader_of(status).is_some());
+            let (seated, led) = (status.is_member(self.own), self.seat.view.leader_of(status).is_some());
             let answer = wire::Hello { reply: true, seated, led, ..self.hello(&self.known()) };
             self.seat.exchange.mail(from, Mail::Hello(answer));
         }
-        let stray = hello.seated && letter.group == Some(watch.group) && !is_member(status, from);
+        let stray = hello.seated && letter.group == Some(watch.group) && !status.is_member(from);
         if stray && status.role == Role::Leader {
             let dismissal = wire::Dismissal { index: status.applied };
             self.seat.exchange.mail(from, Mail::Dismissal(dismissal));
@@ -136,7 +151,7 @@ impl Keeper {
             self.greet(watch, &self.known().validators, status, now);
             return None;
         }
-        if !is_member(status, self.own) {
+        if !status.is_member(self.own) {
             return Some("this node is no member any more".to_owned());
         }
         if now.duration_since(watch.leader_at) < LEADERLESS_MAX {
@@ -174,7 +189,7 @@ impl Keeper {
     }
 
     fn greet(&self, watch: &mut Watch, to: &[NodeId], status: &Status, now: Instant) {
-        let (seated, led) = (is_member(status, self.own), self.seat.view.leader_of(status).is_some());
+        let (seated, led) = (status.is_member(self.own), self.seat.view.leader_of(status).is_some());
         let pause = if seated { ASK_SELDOM } else { ASK_EVERY };
         if watch.greeted_at.is_some_and(|at| now.duration_since(at) < pause) {
             return;
@@ -189,8 +204,4 @@ impl Keeper {
             self.seat.exchange.mail(*id, Mail::Hello(hello.clone()));
         }
     }
-}
-
-fn is_member(status: &Status, id: NodeId) -> bool {
-    status.voters.contains(&id.get()) || status.learners.contains(&id.get())
 }

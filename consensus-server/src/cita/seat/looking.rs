@@ -1,6 +1,17 @@
 //! Without a store: asking until there is a seat.
 
-use super::*;
+use std::time::{Duration, Instant};
+
+use consensus_core::ids::NodeId;
+use consensus_proto::cita::exchange as wire;
+
+use super::{ASK_EVERY, ASK_SELDOM, Keeper, Known, blocking};
+use crate::application::controller::Configuration;
+use crate::application::controller::agreement::{Roster, roster_from_wire, roster_to_wire};
+use crate::cita::founding::{Decision, Founding};
+use crate::cita::group::Group;
+use crate::config::cita::address::{peer_ids, short};
+use crate::transport::cita::{GroupId, Letter, Mail};
 
 /// After this long without a seat it asks more seldom.
 const ASK_OFTEN_FOR: Duration = Duration::from_secs(20);

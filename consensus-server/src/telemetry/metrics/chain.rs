@@ -53,7 +53,7 @@ pub struct ChainMetrics {
 struct Gauges {
     is_leader: Gauge,
     has_leader: Gauge,
-    leader_id: Gauge,
+    leader_id: Gauge<u64, AtomicU64>,
     term: Gauge,
     voters: Gauge,
     learners: Gauge,
@@ -75,7 +75,7 @@ impl Gauges {
         Self {
             is_leader: raft.gauge("is_leader", "1 if this node leads the chain"),
             has_leader: raft.gauge("has_leader", "1 if this node knows a leader"),
-            leader_id: raft.gauge("leader_id", "The leader's node id; 0: none known"),
+            leader_id: raft.id("leader_id", "The leader's node id; 0: none known"),
             term: raft.gauge("term", "Current term"),
             voters: raft.gauge("voters", "Voting members"),
             learners: raft.gauge("learners", "Members that do not vote"),
@@ -155,7 +155,7 @@ impl ChainMetrics {
         })
     }
 
-    /// How long ago the driver turned over. It does so with every tick at least.
+    /// How long ago the driver turned over. It does so once a second or a tick, whichever is longer, at least.
     pub fn stalled(&self) -> Duration {
         let last = Duration::from_millis(self.turned_over_ms.load(Ordering::Relaxed));
         self.created.elapsed().saturating_sub(last)
@@ -175,8 +175,8 @@ impl ChainMetrics {
         if matches!(role, Role::Candidate) {
             self.elections.inc();
         }
-        let before = self.gauges.leader_id.set(leader_id as i64);
-        if before != leader_id as i64 {
+        let before = self.gauges.leader_id.set(leader_id);
+        if before != leader_id {
             if leader_id != 0 {
                 self.leader_changes.inc();
             }

@@ -18,6 +18,7 @@ mod writer;
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -130,6 +131,13 @@ impl<'a> Subsystem<'a> {
 
     fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
         let family = Family::<ChainLabel, Gauge>::default();
+        self.registry.register(name, help, family.clone());
+        family.get_or_create_owned(&self.label)
+    }
+
+    /// A gauge that holds an id, of which all 64 bits count.
+    fn id(&mut self, name: &'static str, help: &'static str) -> Gauge<u64, AtomicU64> {
+        let family = Family::<ChainLabel, Gauge<u64, AtomicU64>>::default();
         self.registry.register(name, help, family.clone());
         family.get_or_create_owned(&self.label)
     }

@@ -7,10 +7,7 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,15 +16,11 @@ use consensus_proto::cita::common::StatusCode;
 use consensus_proto::cita::network::network_service_client::NetworkServiceClient;
 use consensus_proto::cita::network::{NetworkMsg, RegisterInfo};
 use futures_util::future::BoxFuture;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::codegen::{Service, http::Uri};
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::Carrier;
@@ -35,6 +28,7 @@ use super::envelope::is_part;
 use crate::telemetry::Throttle;
 use crate::telemetry::metrics::ExchangeMetrics;
 use crate::transport::connect::{CONNECT_TIMEOUT, innermost};
+use crate::transport::local;
 
 /// The module that this node is to the network service.
 pub const MODULE: &str = "consensus";
@@ -73,12 +67,7 @@ impl NetworkCarrier {
     /// [`start`](Self::start)ed so that messages of others come.
     pub fn new(network_port: u16, metrics: ExchangeMetrics) -> Self {
         let lost = Arc::new(Notify::new());
-        let uri =
-            Uri::builder().scheme("http").authority(format!("localhost:{network_port}")).path_and_query("/");
-        let uri = uri.build().expect("a host and a port make an address");
-        let connector = Connector { lost: lost.clone() };
-        let channel =
-            Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).connect_with_connector_lazy(connector);
+        let channel = local::channel(network_port, CONNECT_TIMEOUT, lost.clone());
         let client = NetworkServiceClient::new(channel)
             .max_encoding_message_size(usize::MAX)
             .max_decoding_message_size(usize::MAX);
@@ -175,79 +164,5 @@ fn accepted(answer: Result<Response<StatusCode>, Status>) -> Result<(), String> 
             let why = status.source().map_or_else(|| status.message().to_owned(), innermost);
             Err(format!("the network service cannot be called: {why}"))
         }
-    }
-}
-
-/// Makes connections that tell when they are dropped.
-#[derive(Clone)]
-struct Connector {
-    lost: Arc<Notify>,
-}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Watched>;
-    type Error = io::Error;
-    type Future = BoxFuture<'static, io::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let lost = self.lost.clone();
-        Box::pin(async move {
-            let port = uri.port_u16().unwrap_or(80);
-            let stream = TcpStream::connect((uri.host().unwrap_or("localhost"), port)).await?;
-            stream.set_nodelay(true)?;
-            Ok(TokioIo::new(Watched { stream, lost }))
-        })
-    }
-}
-
-/// A connection that tells when it is dropped.
-struct Watched {
-    stream: TcpStream,
-    lost: Arc<Notify>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.lost.notify_one();
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

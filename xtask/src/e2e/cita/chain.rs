@@ -12,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::config::{self, Genesis};
-use super::http;
 use crate::e2e::cluster::free_ports;
+use crate::e2e::http;
 use crate::e2e::process::Process;
 use crate::e2e::random::Random;
 

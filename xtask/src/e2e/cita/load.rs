@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-use super::http;
+use crate::e2e::http;
 use crate::e2e::random::Random;
 
 /// Between two batches.

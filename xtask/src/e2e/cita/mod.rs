@@ -8,7 +8,6 @@
 mod chain;
 mod config;
 mod figures;
-mod http;
 mod load;
 mod observer;
 mod play;
@@ -57,6 +56,9 @@ pub(crate) struct Options {
     /// Seconds for which it is measured, and at most for which something stands still or hangs
     #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(5..=3600))]
     seconds: u64,
+    /// Times are allowed to take so many times as long, on a machine that does other things, too
+    #[arg(long, default_value_t = 1, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=100))]
+    allowance: u32,
     /// Seed of ports, victims and moments [default: another one each time]
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
@@ -78,7 +80,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The short story with binaries that are there.
+    /// The short story with binaries that are there, wherever it runs.
     pub(super) fn short() -> Self {
         Self {
             stories: Vec::new(),
@@ -87,6 +89,7 @@ impl Options {
             cycles: 1,
             cuts: 1,
             seconds: 5,
+            allowance: 3,
             seed: None,
             controller: None,
             network: None,
@@ -156,6 +159,7 @@ struct Telling<'a> {
     cycles: u32,
     cuts: u32,
     length: Duration,
+    allowance: u32,
     seed: u64,
 }
 
@@ -185,6 +189,7 @@ pub(crate) fn run(stage: &Stage, options: &Options) -> Result<()> {
         cycles: options.cycles,
         cuts: options.cuts,
         length: Duration::from_secs(options.seconds),
+        allowance: options.allowance,
         seed: options.seed.unwrap_or_else(Random::fresh_seed),
     };
     tell_all(&telling, &stories)

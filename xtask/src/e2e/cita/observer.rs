@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::http;
 use super::record::Record;
+use crate::e2e::http;
 use crate::interrupt::Interrupt;
 
 /// Between two questions to one controller.

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::Telling;
 use super::chain::{Chain, Leader, Plan, Service, now_ms};
 use super::figures::{Bound, Unit, milliseconds};
-use super::http;
 use super::load::Load;
 use super::observer::Observer;
 use crate::e2e::cli::Cli;
+use crate::e2e::http;
 use crate::e2e::random::Random;
 use crate::e2e::report::Phases;
 use crate::interrupt::Interrupt;
@@ -111,7 +111,8 @@ impl<'a> Play<'a> {
 
     /// The same with a time.
     pub(super) fn expect_within(&mut self, what: &str, took: Duration, limit: Duration) {
-        self.measured(what, milliseconds(took), Unit::Milliseconds, Bound::AtMost(milliseconds(limit)));
+        let limit = milliseconds(limit * self.telling.allowance);
+        self.measured(what, milliseconds(took), Unit::Milliseconds, Bound::AtMost(limit));
     }
 
     /// Takes a time into the table that nothing is asked of.

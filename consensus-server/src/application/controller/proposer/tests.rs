@@ -321,6 +321,21 @@ fn a_candidate_that_nobody_answers_is_given_up_after_a_while() {
 }
 
 #[test]
+fn a_candidate_lingers_while_a_quorum_has_nothing_to_say_about_it_for_long() {
+    let mut world = World::new(4, Duration::ZERO);
+    let number = world.ask();
+    world.verdict(2, number, 0);
+    let asked = world.now;
+    assert!(!world.proposer.lingers(asked + LINGERS - MILLIS));
+    assert!(world.proposer.lingers(asked + LINGERS), "two of four are no quorum");
+    world.verdict(3, number, 0);
+    world.step();
+    assert!(!world.proposer.lingers(asked + LINGERS), "it is proposed in a moment");
+    world.proposer.lead(None);
+    assert!(!world.proposer.lingers(asked + 10 * SECOND));
+}
+
+#[test]
 fn a_verdict_that_the_height_is_there_makes_the_leader_look() {
     let mut world = World::new(4, Duration::ZERO);
     let number = world.ask();

@@ -1,6 +1,20 @@
 //! What only a leader decides: members, blocks, the giving up of one, and whether another should lead.
 
-use super::*;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use consensus_core::ids::NodeId;
+use consensus_core::replica::{Control, MembershipChange, Proposal, Status};
+use consensus_proto::cita::exchange as wire;
+use futures_util::FutureExt;
+
+use super::{Done, PRESENT_MAX, Task};
+use crate::application::controller::desk::{Promise, Stuck};
+use crate::application::controller::membership::{self, Present, Step};
+use crate::application::controller::proposer::{self, Action};
+use crate::application::controller::{Command, agreement, voiding};
+use crate::config::cita::address::Short;
+use crate::transport::cita::Mail;
 
 /// How long new validators are waited for before the next height is proposed under the old membership.
 const NEWCOMERS_PATIENCE: Duration = Duration::from_millis(1000);
@@ -25,8 +39,22 @@ impl Task {
         }
     }
 
+    /// A node has presented itself.
+    pub(super) fn on_present(&mut self, from: NodeId, present: Present, now: Instant) {
+        // One that has not noticed that it was taken out comes back with another store.
+        if present.seated && self.leads() && !self.chain.status().is_member(from) {
+            return;
+        }
+        if self.present.len() >= PRESENT_MAX {
+            self.forget_absent(now);
+        }
+        if self.present.len() < PRESENT_MAX {
+            self.present.insert(from, (present, now));
+        }
+    }
+
     /// Nodes that were heard too long ago.
-    pub(super) fn forget_absent(&mut self, now: Instant) {
+    fn forget_absent(&mut self, now: Instant) {
         self.present.retain(|_, (_, heard)| now.duration_since(*heard) < PRESENT_FRESH);
     }
 
@@ -99,6 +127,14 @@ impl Task {
 
     fn change(&mut self, changes: Vec<MembershipChange>) {
         tracing::info!(changes = membership::in_words(&changes), "membership changes");
+        for change in &changes {
+            if let MembershipChange::Remove(id) = change
+                && let Some(store) = self.agreement.roster().get(id)
+            {
+                // This store will be set aside.
+                self.present.retain(|of, (present, _)| of != id || present.store != *store);
+            }
+        }
         self.control(Control::ChangeMembership { changes });
     }
 
@@ -202,9 +238,11 @@ impl Task {
         }
     }
 
-    /// A leader whose controller does not follow while another's does lets that one lead.
+    /// A leader whose controller does not follow, or makes proposals that the others cannot check, lets one lead
+    /// whose controller follows.
     pub(super) fn hand_over_when_blocked(&mut self, status: &Status, now: Instant) {
-        let own_is_well = self.desk.healthy(now) && self.desk.is_level() && self.proposer.refused() < 2;
+        let proposes = self.proposer.refused() < 2 && !self.proposer.lingers(now);
+        let own_is_well = self.desk.healthy(now) && self.desk.is_level() && proposes;
         let due = now >= self.proposer.due();
         if own_is_well || !due || self.changing {
             self.blocked_since = None;
@@ -223,7 +261,11 @@ impl Task {
             |id: NodeId| status.peers.iter().any(|peer| peer.node_id == id && peer.active && peer.voter);
         let heir = heirs.into_iter().filter(|(_, id)| active(*id)).max();
         let Some((height, to)) = heir.filter(|_| now >= since + BLOCKED_MAX && !lately) else { return };
-        tracing::warn!(to = %Short(to), height, "this node's controller does not follow: handing leadership over");
+        tracing::warn!(
+            to = %Short(to),
+            height,
+            "no block comes from this node's controller while another's follows: handing leadership over"
+        );
         self.app.metrics.handed_over();
         self.handed_over_at = Some(now);
         self.transfer(to);

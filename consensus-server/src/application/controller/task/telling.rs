@@ -1,6 +1,12 @@
 //! Where this node stands, told to the leader and to whoever looks at the node.
 
-use super::*;
+use std::time::{Duration, Instant};
+
+use consensus_proto::cita::exchange as wire;
+
+use super::Task;
+use crate::application::controller::ControllerStatus;
+use crate::transport::cita::Mail;
 
 /// Reports that differ leave this far apart at least.
 const REPORT_MIN: Duration = Duration::from_millis(100);

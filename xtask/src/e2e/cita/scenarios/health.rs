@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use super::four;
 use crate::e2e::cita::Telling;
 use crate::e2e::cita::chain::{Service, consensus_status};
-use crate::e2e::cita::http;
 use crate::e2e::cita::play::{PATIENCE, Play, tell};
+use crate::e2e::http;
 
 /// Seconds.
 const INTERVAL: u32 = 1;

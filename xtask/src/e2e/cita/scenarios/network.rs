@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::{RECOVERY_LIMIT, four, seconds};
 use crate::e2e::cita::Telling;
-use crate::e2e::cita::http;
 use crate::e2e::cita::play::{Play, tell};
+use crate::e2e::http;
 use crate::e2e::report::spoken_precisely;
 
 /// Seconds.

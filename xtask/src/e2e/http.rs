@@ -1,5 +1,4 @@
-//! HTTP/1.1 with JSON to loopback ports: the control listeners of the stand-ins and the status pages of the
-//! consensus processes.
+//! HTTP/1.1 with JSON: the control listeners of the stand-ins and the status pages of the nodes.
 //!
 //! One connection a request. A process that is being killed may refuse, hang or break off; that is an error
 //! like any other here, and the callers know which processes live.
@@ -16,27 +15,36 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// The same for an order, which may have to wait until it can be carried out.
 const ORDER_LIMIT: Duration = Duration::from_secs(10);
 
-/// The JSON that a page holds.
+/// The JSON that a page at a loopback port holds.
 pub(crate) fn get(port: u16, path: &str) -> Result<Value> {
-    request(port, "GET", path, None)
+    get_at(loopback(port), path)
 }
 
-/// The status code of a page.
+/// The JSON that a page holds.
+pub(crate) fn get_at(at: SocketAddr, path: &str) -> Result<Value> {
+    request(at, "GET", path, None)
+}
+
+/// The status code of a page at a loopback port.
 pub(crate) fn code(port: u16, path: &str) -> Result<u16> {
     let name = || format!("GET {path} at port {port}");
-    let text = exchange(port, "GET", path, None).with_context(name)?;
+    let text = exchange(loopback(port), "GET", path, None).with_context(name)?;
     let code = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
     code.with_context(name)
 }
 
-/// Gives an order.
+/// Gives an order at a loopback port.
 pub(crate) fn post(port: u16, path: &str, body: &Value) -> Result<Value> {
-    request(port, "POST", path, Some(body))
+    request(loopback(port), "POST", path, Some(body))
 }
 
-fn request(port: u16, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-    let name = || format!("{method} {path} at port {port}");
-    let text = exchange(port, method, path, body).with_context(name)?;
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn request(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+    let name = || format!("{method} {path} at {at}");
+    let text = exchange(at, method, path, body).with_context(name)?;
     let (head, body) = text.split_once("\r\n\r\n").with_context(name)?;
     let code = head.split_whitespace().nth(1).unwrap_or_default();
     if code != "200" {
@@ -45,15 +53,15 @@ fn request(port: u16, method: &str, path: &str, body: Option<&Value>) -> Result<
     serde_json::from_str(body).with_context(name)
 }
 
-fn exchange(port: u16, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
+fn exchange(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
     let body = body.map(Value::to_string).unwrap_or_default();
     let limit = if method == "GET" { ASK_LIMIT } else { ORDER_LIMIT };
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), limit)?;
+    let mut stream = TcpStream::connect_timeout(&at, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes())?;
