@@ -16,6 +16,8 @@ const PROPERTIES: [&str; 21] = [
     "A1", "D1", "L1", "P4", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10", "S11", "S14", "S15",
     "S16", "S17", "S18", "S20",
 ];
+/// Those that may find one first and need not: no rule that is broken here is about what they say.
+const WITHOUT_ONE: [&str; 4] = ["I1", "L2", "S12", "S13"];
 
 /// What is searched until every property was the one that found something: rule, sight, seeds. From outside the
 /// properties that judge disks are silent, and those behind them speak.
@@ -80,7 +82,7 @@ fn each_broken_rule_is_found_within_its_budget_and_every_property_finds_one() {
 
 fn strike(silent: &mut BTreeSet<&str>, failure: &Failure) {
     let code = failure.violation.invariant.split(' ').next().unwrap();
-    assert!(PROPERTIES.contains(&code), "{code} is not in the list");
+    assert!(PROPERTIES.contains(&code) || WITHOUT_ONE.contains(&code), "{code} is not in the list");
     silent.remove(code);
 }
 

@@ -10,7 +10,7 @@ use crate::setup;
 use crate::workspace::{self, Workspace};
 
 /// Seeds that the tests and continuous integration run.
-pub(crate) const SEEDS_IN_TESTS: u32 = 200;
+pub(crate) const SEEDS_IN_TESTS: u32 = 300;
 
 /// The flags of `simulate`, passed through.
 #[derive(Debug, Args)]

@@ -7,9 +7,11 @@
 
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 
+use super::change;
 use crate::limits::Limits;
 use crate::mutant::{self, Mutant};
 use crate::reach::reach;
+use crate::storage::EntryKind;
 
 /// How far a peer's term may be ahead of ours: far beyond any honest gap, far below an overflow.
 const TERM_JUMP_MAX: u64 = 1_000_000;
@@ -22,8 +24,12 @@ pub(super) struct Doorstep {
     pub(super) node: u64,
     pub(super) term: u64,
     pub(super) last: u64,
-    /// Sole voter with rounds that are not durable: standing for election would be fatal.
-    pub(super) must_not_campaign: bool,
+    /// The last entry that is durable, as the crate knows it.
+    pub(super) persisted: u64,
+    /// Index and term of the last committed entry; no term if it is not known.
+    pub(super) committed: (u64, Option<u64>),
+    /// Standing for election would be fatal, also for a leader that a later term makes a follower first.
+    pub(super) unsynced_sole_voter: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,8 +56,10 @@ pub(super) fn judge(door: &Doorstep, limits: &Limits, from: u64, message: &Messa
         MessageType::MsgHeartbeat if message.term >= door.term && message.commit > door.last => {
             return Verdict::StoreBehind { claimed: message.commit };
         }
-        MessageType::MsgSnapshot => snapshot(message),
-        MessageType::MsgTimeoutNow if door.must_not_campaign => Some("sole voter with unsynced log"),
+        MessageType::MsgSnapshot => snapshot(door, message),
+        MessageType::MsgTimeoutNow if door.unsynced_sole_voter => Some("sole voter with unsynced log"),
+        // Our request leaves when our log is durable, and only then may an election be won.
+        MessageType::MsgRequestVoteResponse if door.persisted != door.last => Some("vote nobody asked for"),
         MessageType::MsgHeartbeat
         | MessageType::MsgHeartbeatResponse
         | MessageType::MsgRequestVote
@@ -108,6 +116,10 @@ fn envelope(door: &Doorstep, from: u64, message: &Message) -> Option<&'static st
         reach!(GateIndexOutOfRange);
         return Some("index out of range");
     }
+    // Nobody here sets it. A vote that it denies in term 0 is an answer that the crate cannot send.
+    if message.priority != 0 || message.deprecated_priority != 0 {
+        return Some("priority not in use");
+    }
     None
 }
 
@@ -115,6 +127,10 @@ fn append(limits: &Limits, message: &Message) -> Option<&'static str> {
     if message.log_term > message.term {
         reach!(GateLaterPrevious);
         return Some("previous entry from a later term");
+    }
+    // The crate takes term 0 for that of every position beyond its log, and would append there.
+    if message.log_term == 0 && message.index != 0 {
+        return Some("previous entry without a term");
     }
     let mut bytes = 0;
     let mut term = message.log_term;
@@ -128,6 +144,9 @@ fn append(limits: &Limits, message: &Message) -> Option<&'static str> {
             return Some("entry terms out of order");
         }
         term = entry.term;
+        if !is_readable(entry) {
+            return Some("membership change that cannot be read");
+        }
         let size = entry_bytes(entry);
         if size > limits.entry_bytes_max {
             reach!(GateEntryTooLarge);
@@ -141,6 +160,16 @@ fn append(limits: &Limits, message: &Message) -> Option<&'static str> {
         return Some("append too large");
     }
     None
+}
+
+/// Every replica that applies what cannot be read would halt.
+fn is_readable(entry: &Entry) -> bool {
+    let kind = match entry.get_entry_type() {
+        EntryType::EntryNormal => return true,
+        EntryType::EntryConfChange => EntryKind::ConfChange,
+        EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
+    };
+    change::read(kind, &entry.data).is_ok()
 }
 
 fn entry_bytes(entry: &Entry) -> u64 {
@@ -167,7 +196,7 @@ fn append_response(door: &Doorstep, message: &Message) -> Option<&'static str> {
     None
 }
 
-fn snapshot(message: &Message) -> Option<&'static str> {
+fn snapshot(door: &Doorstep, message: &Message) -> Option<&'static str> {
     if !message.has_snapshot() {
         reach!(GateNoSnapshot);
         return Some("snapshot message without snapshot");
@@ -180,6 +209,11 @@ fn snapshot(message: &Message) -> Option<&'static str> {
     if metadata.term > message.term {
         reach!(GateSnapshotLaterTerm);
         return Some("snapshot from a later term");
+    }
+    // The crate answers an older one, and would install one of another term in place of what is committed.
+    let (commit, term) = door.committed;
+    if metadata.index == commit && Some(metadata.term) != term {
+        return Some("snapshot contradicts what is committed");
     }
     membership(metadata.get_conf_state())
 }

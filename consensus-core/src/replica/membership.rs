@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 
-use protobuf::Message as _;
 use raft::StateRole;
-use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 
+use super::change;
 use super::proposals::fail;
 use super::{Effect, Effects, Halt, MembershipChange, Outcome, Refusal, Replica, Report};
 use crate::ids::{NodeId, Ticket};
@@ -112,7 +112,7 @@ impl Replica {
     /// Applies the changes up to `index`, before the crate hears that they are applied.
     pub(super) fn apply_membership(&mut self, index: u64, effects: &mut Effects) -> Result<(), Halt> {
         while let Some(entry) = self.membership.committed.pop_front_if(|entry| entry.index <= index) {
-            let change = decode(&entry)
+            let change = change::read(entry.kind, &entry.data)
                 .map_err(|cause| Halt(format!("membership change at {}: {cause}", entry.index)))?;
             let state = self
                 .raw
@@ -204,19 +204,4 @@ fn single(change: &MembershipChange) -> ConfChangeSingle {
     let mut out = ConfChangeSingle { node_id: id.get(), ..ConfChangeSingle::default() };
     out.set_change_type(kind);
     out
-}
-
-fn decode(entry: &LogEntry) -> Result<ConfChangeV2, protobuf::ProtobufError> {
-    if entry.kind == EntryKind::ConfChange {
-        let mut change = ConfChange::default();
-        change.merge_from_bytes(&entry.data)?;
-        let mut single = ConfChangeSingle { node_id: change.node_id, ..ConfChangeSingle::default() };
-        single.set_change_type(change.get_change_type());
-        let mut out = ConfChangeV2::default();
-        out.set_changes(vec![single].into());
-        return Ok(out);
-    }
-    let mut change = ConfChangeV2::default();
-    change.merge_from_bytes(&entry.data)?;
-    Ok(change)
 }

@@ -19,6 +19,7 @@ use crate::reach::reach;
 use crate::storage::{ChainState, LogReader, Snapshot};
 
 mod backlog;
+mod change;
 mod config;
 mod effect;
 mod election_clock;
@@ -192,7 +193,7 @@ impl Replica {
     /// Takes an event. What it leads to is listed in `effects`, partly only by [`Self::flush`].
     pub fn handle(&mut self, event: Event, effects: &mut Effects) {
         if self.halted.is_some() {
-            refuse(&event, Refusal::Halted, effects);
+            proposals::refuse(&event, Refusal::Halted, effects);
             return;
         }
         self.guarded(effects, |replica, effects| replica.on_event(event, effects));
@@ -264,9 +265,16 @@ impl Replica {
     /// The only voter must not stand for election while its log is not durable: it would win at once.
     fn must_not_campaign(&self) -> bool {
         self.raw.raft.state != StateRole::Leader
-            && self.raw.raft.prs().is_singleton()
-            && !self.rounds.is_empty()
+            && self.is_unsynced_sole_voter()
             && !mutant::is(Mutant::SoleVoterDoesNotWait)
+    }
+
+    /// Nobody else has a vote, in neither half of a joint membership, and not all of the log is durable.
+    fn is_unsynced_sole_voter(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        // What came in this round is in none of the rounds on their way to the disk yet.
+        let durable = self.rounds.is_empty() && log.persisted == log.last_index();
+        !durable && self.raw.raft.prs().conf().voters().ids().iter().all(|id| id == self.node)
     }
 
     fn on_tick(&mut self, effects: &mut Effects) {
@@ -306,11 +314,14 @@ impl Replica {
         if !self.callable() {
             return Ok(());
         }
+        let log = &self.raw.raft.raft_log;
         let door = gate::Doorstep {
             node: self.node,
             term: self.raw.raft.term,
-            last: self.raw.raft.raft_log.last_index(),
-            must_not_campaign: self.must_not_campaign(),
+            last: log.last_index(),
+            persisted: log.persisted,
+            committed: (log.committed, log.term(log.committed).ok()),
+            unsynced_sole_voter: self.is_unsynced_sole_voter(),
         };
         let verdict = match gate::judge(&door, &self.config.limits, from.get(), &message) {
             gate::Verdict::Pass => self.room_for(&message),
@@ -354,16 +365,19 @@ impl Replica {
     fn room_for(&self, message: &Message) -> gate::Verdict {
         use raft::eraftpb::MessageType;
         let kind = message.get_msg_type();
-        if self.raw.store().conf_state().voters.is_empty()
-            && !mutant::is(Mutant::NewcomerVotes)
-            && matches!(
+        if self.raw.store().conf_state().voters.is_empty() {
+            // It may have voted in this term before it lost its store.
+            let vote = matches!(
                 kind,
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow
-            )
-        {
-            // It may have voted in this term before it lost its store.
-            reach!(NewcomerAskedToVote);
-            return gate::Verdict::Refuse("no membership yet");
+            ) && !mutant::is(Mutant::NewcomerVotes);
+            reach!(NewcomerAskedToVote, vote);
+            // Entries without a membership below them are a store that does not open again. An append
+            // further up is answered, and the answer brings the snapshot.
+            let start_of_log = kind == MessageType::MsgAppend && message.index == 0;
+            if vote || start_of_log {
+                return gate::Verdict::Refuse("no membership yet");
+            }
         }
         if matches!(self.phase, Phase::CatchingUp { .. })
             && matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot | MessageType::MsgTimeoutNow)
@@ -463,7 +477,9 @@ impl Replica {
         match command {
             Control::TransferLeader { to } => self.transfer_leader(ticket, to, effects),
             Control::Campaign => {
-                if !self.must_not_campaign() && matches!(self.phase, Phase::Running) {
+                // The crate itself would let a newcomer stand, to be elected by nobody.
+                let eligible = self.raw.raft.promotable() && !self.must_not_campaign();
+                if eligible && matches!(self.phase, Phase::Running) {
                     // The crate logs why it does not stand.
                     let _ = self.raw.campaign();
                     self.pin();
@@ -554,19 +570,6 @@ impl Replica {
             self.reads.asked();
         }
     }
-
-    fn leader(&self) -> Option<NodeId> {
-        NodeId::new(self.raw.raft.leader_id)
-    }
-
-    fn role(&self) -> Role {
-        match self.raw.raft.state {
-            StateRole::Follower => Role::Follower,
-            StateRole::PreCandidate => Role::PreCandidate,
-            StateRole::Candidate => Role::Candidate,
-            StateRole::Leader => Role::Leader,
-        }
-    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -575,25 +578,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .cloned()
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "without a message".to_owned())
-}
-
-/// Answers every ticket of an event with a refusal.
-fn refuse(event: &Event, refusal: Refusal, effects: &mut Effects) {
-    match event {
-        Event::Propose { proposals } => {
-            for proposal in proposals {
-                proposals::fail(proposal.ticket, refusal.clone(), effects);
-            }
-        }
-        Event::ReadIndex { ticket } | Event::Control { ticket, .. } => {
-            proposals::fail(*ticket, refusal, effects)
-        }
-        Event::Tick
-        | Event::PeerMessage { .. }
-        | Event::Persisted { .. }
-        | Event::Applied { .. }
-        | Event::SnapshotBuilt { .. }
-        | Event::SnapshotInstalled { .. }
-        | Event::PeerReport { .. } => {}
-    }
 }

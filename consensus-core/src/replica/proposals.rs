@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use raft::StateRole;
 use raft::eraftpb::{Entry, MessageType};
 
-use super::{Effect, Effects, Message, Outcome, Phase, Proposal, Refusal, Replica};
+use super::{Effect, Effects, Event, Message, Outcome, Phase, Proposal, Refusal, Replica};
 use crate::ids::{NodeId, Ticket};
 use crate::limits::Limits;
 use crate::mutant::{self, Mutant};
@@ -179,4 +179,23 @@ fn propose(node: u64, entries: Vec<Entry>) -> Message {
 /// Answers a ticket with a refusal.
 pub(super) fn fail(ticket: Ticket, refusal: Refusal, effects: &mut Effects) {
     effects.push(Effect::Answer { ticket, outcome: Outcome::Failed(refusal) });
+}
+
+/// Answers every ticket of an event with a refusal.
+pub(super) fn refuse(event: &Event, refusal: Refusal, effects: &mut Effects) {
+    match event {
+        Event::Propose { proposals } => {
+            for proposal in proposals {
+                fail(proposal.ticket, refusal.clone(), effects);
+            }
+        }
+        Event::ReadIndex { ticket } | Event::Control { ticket, .. } => fail(*ticket, refusal, effects),
+        Event::Tick
+        | Event::PeerMessage { .. }
+        | Event::Persisted { .. }
+        | Event::Applied { .. }
+        | Event::SnapshotBuilt { .. }
+        | Event::SnapshotInstalled { .. }
+        | Event::PeerReport { .. } => {}
+    }
 }

@@ -80,6 +80,9 @@ impl Replica {
         let current = self.raw.store().snapshot_index();
         let unchanged = index >= self.raw.store().changed_at();
         let Some(term) = self.raw.store().term_of(index) else { return };
+        if index > self.applied {
+            self.catch_up_with_application(index);
+        }
         if index <= current || index > self.applied || !unchanged || !matches!(self.phase, Phase::Running) {
             reach!(SnapshotOutdated);
             return;
@@ -106,6 +109,17 @@ impl Replica {
             // Whoever waits for it asks again with its answer to a heartbeat.
             self.raw.ping();
             self.pin();
+        }
+    }
+
+    /// After a restart the application may have entries that this replica has not heard to be committed. They
+    /// are: it was given nothing else. A leader that waited for a quorum to say so again could wait for the very
+    /// peer that waits for this snapshot.
+    fn catch_up_with_application(&mut self, index: u64) {
+        let leads = self.raw.raft.state == StateRole::Leader;
+        let log = &mut self.raw.raft.raft_log;
+        if leads && index > log.committed && index <= log.last_index() {
+            log.commit_to(index);
         }
     }
 

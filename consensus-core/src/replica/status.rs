@@ -135,6 +135,19 @@ impl Replica {
         self.raw.store().conf_state()
     }
 
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        NodeId::new(self.raw.raft.leader_id)
+    }
+
+    pub(super) fn role(&self) -> Role {
+        match self.raw.raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate => Role::PreCandidate,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        }
+    }
+
     fn peer_progress(&self) -> Vec<PeerProgress> {
         let raft = &self.raw.raft;
         if raft.state != StateRole::Leader {

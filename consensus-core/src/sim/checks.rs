@@ -5,6 +5,7 @@
 use super::cluster::{Cluster, Sight};
 use super::invariants::Verdict;
 use super::swarm::ApplicationKind;
+use crate::storage::ConfState;
 
 impl Cluster {
     /// A node's durable log may have changed.
@@ -22,7 +23,10 @@ impl Cluster {
 
     /// These committed entries must still be durable on a majority.
     fn check_stays(&self, indexes: impl IntoIterator<Item = u64>) -> Verdict {
-        let memberships = self.invariants.agreed_membership.newest_two();
+        // A leader goes by a membership before any node has it on its disk.
+        let leader = self.leader().map(|leader| self.nodes[leader].membership());
+        let agreed = self.invariants.agreed_membership.newest_two();
+        let memberships: Vec<ConfState> = agreed.into_iter().chain(leader).collect();
         indexes.into_iter().try_for_each(|index| {
             let Some(entry) = self.invariants.one_content_per_position.entry(index) else { return Ok(()) };
             let holds = |id: u64| self.nodes.get(id as usize - 1).is_some_and(|node| node.held(index, entry));

@@ -100,6 +100,7 @@ fn bad_append(kind: u64, message: &mut Message, status: &Status, limits: &Limits
     let (term, last) = (message.term, status.last);
     message.set_msg_type(MessageType::MsgAppend);
     message.index = last;
+    message.log_term = if last > 0 { term } else { 0 };
     let entries = match kind {
         9 => {
             message.log_term = term + 1;
@@ -130,7 +131,8 @@ fn bad_response(kind: u64, message: &mut Message, status: &Status) {
 }
 
 fn bad_snapshot(kind: u64, message: &mut Message, status: &Status) {
-    let (term, index) = (message.term, status.last + 1);
+    // Not where something may be committed by the time it arrives.
+    let (term, index) = (message.term, status.last + FAR);
     message.set_msg_type(MessageType::MsgSnapshot);
     match kind {
         17 => message.set_snapshot(snapshot(0, 0, &[1])),

@@ -100,13 +100,22 @@ impl RocksStore {
     /// [`Error::InUse`], [`Error::NewerFormat`], [`Error::NotADataDirectory`], [`Error::Damaged`],
     /// [`Error::Inconsistent`] if writes are gone that were synced, or the engine's.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<Self> {
+        Self::open_in(path, options, None)
+    }
+
+    /// Opens as [`Self::open`] does, with the engine's files behind an environment of the caller: tests
+    /// inject faults there. The lock and the mark of the newest sync stay with the operating system.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(path: &Path, options: &RocksOptions, environment: Option<&rocksdb::Env>) -> Result<Self> {
         let directory = Directory::lock(path)?;
         let mark = SyncedMark::open(path)?;
         let files = directory::engine(path);
         if files.exists() {
             log_files::check(&files)?;
         }
-        let engine = Engine::open(&files, options)?;
+        let engine = Engine::open(&files, options, environment)?;
         let round = engine.newest_round()?;
         if let Some(words) = synced_mark::lost(round, mark.round()) {
             return Err(Error::Inconsistent(format!("{}: {words}", path.display())));

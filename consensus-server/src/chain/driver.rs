@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use consensus_core::limits::Limits;
-use consensus_core::replica::{Effects, Event, Refusal, Replica, Status};
+use consensus_core::replica::{Effects, Event, Refusal, Replica, Role, Status};
 use consensus_core::storage::{Identity, LogReader};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -214,6 +214,9 @@ impl Driver {
     fn halt(&mut self, halt: &Halt) {
         let mut status = Status::clone(&self.status.borrow());
         status.halted = Some(halt.0.clone());
+        // It leads nobody and hears nobody any more.
+        (status.role, status.leader) = (Role::Follower, None);
+        status.peers.clear();
         self.observer.status(&status);
         self.status.send_replace(Arc::new(status));
         self.observer.halted(&halt.0);

@@ -104,7 +104,7 @@ impl ChainHandle {
     }
 
     /// Takes messages of the peer that the transport has authenticated as `from`, in their order. Never waits;
-    /// returns how many were dropped because the inbox is full or the chain has stopped.
+    /// returns how many were dropped because the inbox is full. A chain that has stopped takes none.
     pub fn deliver_messages(&self, from: NodeId, messages: Vec<Message>) -> usize {
         let dropped = self.shared.inbox.messages(from, messages);
         if dropped > 0 {

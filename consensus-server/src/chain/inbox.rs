@@ -117,7 +117,7 @@ impl Inbox {
         self.wake.notify_one();
     }
 
-    /// Takes messages while they fit; returns how many were dropped.
+    /// Takes messages while they fit; returns how many did not. A closed inbox takes none, and that is no news.
     pub(super) fn messages(&self, from: NodeId, messages: Vec<Message>) -> usize {
         let count = messages.len();
         let taken = self.put(|queue| {
@@ -135,7 +135,7 @@ impl Inbox {
             }
             Ok(taken)
         });
-        count - taken.unwrap_or(0)
+        taken.map_or(0, |taken| count - taken)
     }
 
     /// Proposals for the next round, all or none.
@@ -331,6 +331,6 @@ mod tests {
         let inbox = Inbox::new(&Limits::default());
         inbox.close(Refusal::Halted);
         assert_eq!(inbox.propose(Vec::new()), Err(Refusal::Halted));
-        assert_eq!(inbox.messages(node(2), vec![Message::default()]), 1);
+        assert_eq!(inbox.messages(node(2), vec![Message::default()]), 0, "it is not full");
     }
 }

@@ -8,9 +8,11 @@ use super::source::Source;
 use super::{Finding, occurrences};
 
 /// The workspace's own crates that each crate may depend on.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("consensus-proto", &[]),
     ("consensus-core", &["consensus-proto"]),
+    // Its tests depend on the core.
+    ("storage-faults", &[]),
     ("consensus-server", &["consensus-core", "consensus-proto"]),
     ("consensus-cli", &["consensus-core", "consensus-proto"]),
     ("xtask", &[]),
@@ -125,6 +127,7 @@ fn crate_finding(name: &str, message: String) -> Finding {
     let directory = match name {
         "consensus-proto" => "proto",
         "cita-peers" => "xtask/peers",
+        "storage-faults" => "consensus-core/storage-faults",
         name => name,
     };
     Finding { path: format!("{directory}/Cargo.toml"), line: 0, rule: "crates", message }

@@ -256,3 +256,17 @@ fn a_snapshot_from_before_a_restart_is_sent_if_the_membership_has_not_changed_si
         assert_eq!(story.count_sent(MessageType::MsgSnapshot), usize::from(!changed));
     }
 }
+
+#[test]
+fn a_leader_takes_its_applications_word_that_an_entry_was_committed() {
+    let mut story = Story::new(1, &[1, 2, 3]);
+    story.lead(2);
+    story.propose(1, b"inherited, in earnest");
+    story.persist();
+    let last = story.status().last;
+    assert!(story.status().commit < last, "nobody has acknowledged it to this leader");
+    let data = Some(Bytes::from_static(b"state"));
+    story.event(Event::SnapshotBuilt { index: last, data });
+    assert_eq!(story.status().commit, last);
+    assert_eq!(story.to_apply.last().unwrap().entry.index, last, "what it has is given to it all the same");
+}

@@ -11,7 +11,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    ErrorKind, LogLevel, Options, ReadOptions,
+    Env, ErrorKind, LogLevel, Options, ReadOptions,
 };
 
 use super::super::keys::{Family, ROUND_KEY};
@@ -39,8 +39,11 @@ impl std::fmt::Debug for Engine {
 
 impl Engine {
     /// Opens for writing; creates what is missing.
-    pub(super) fn open(path: &Path, options: &RocksOptions) -> Result<Self> {
+    pub(super) fn open(path: &Path, options: &RocksOptions, environment: Option<&Env>) -> Result<Self> {
         let mut db = database_options(options);
+        if let Some(environment) = environment {
+            db.set_env(environment);
+        }
         db.create_if_missing(true);
         db.create_missing_column_families(true);
         let opened = DB::open_cf_descriptors(&db, path, families(options));

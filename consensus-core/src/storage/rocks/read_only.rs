@@ -156,6 +156,10 @@ impl LogReader for RocksReader {
 pub(super) fn check_format(engine: &Engine, path: &Path) -> Result<()> {
     let Some(value) = engine.get(Family::Meta, FORMAT_KEY)? else {
         let cause = "it has no format record".to_owned();
+        if engine.newest_round()? > 0 {
+            // Ours: only the first of all rounds writes the format, so data files are missing.
+            return Err(Error::Damaged { key: format!("data files in {}", path.display()), cause });
+        }
         return Err(Error::NotADataDirectory { path: path.display().to_string(), cause });
     };
     let found = records::decode_format(&value)

@@ -256,7 +256,6 @@ impl Task {
         }
         let since = *self.blocked_since.get_or_insert(now);
         let lately = self.handed_over_at.is_some_and(|at| now < at + HAND_OVER_AGAIN);
-        // Activity is lost for a moment at every check of the quorum.
         let active =
             |id: NodeId| status.peers.iter().any(|peer| peer.node_id == id && peer.active && peer.voter);
         let heir = heirs.into_iter().filter(|(_, id)| active(*id)).max();
