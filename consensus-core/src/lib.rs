@@ -15,6 +15,7 @@ pub mod error;
 pub mod ids;
 pub mod ledger;
 pub mod limits;
+pub mod mutant;
 pub mod reach;
 pub mod replica;
 pub mod storage;

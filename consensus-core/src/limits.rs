@@ -13,6 +13,7 @@ pub const TRANSACTION_ID_BYTES_MAX: usize = 64;
 
 /// Bounds of one chain on one node. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "sim", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Limits {
     /// Largest payload of one log entry.
     pub entry_bytes_max: u64,

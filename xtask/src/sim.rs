@@ -1,7 +1,7 @@
 //! `cargo xtask sim`: the deterministic simulator of consensus-core, built and run.
 //!
-//! Flags go to `simulate` as they are; `cargo xtask sim -- --help` lists them. A failure prints the seed
-//! and the command that repeats it.
+//! Flags go to `simulate` as they are; `cargo xtask sim -- --help` lists them. A failure prints its seed, which
+//! `--seed` repeats and `--shrink` makes small; `--mutants` shows that each check can fail.
 
 use anyhow::Result;
 use clap::Args;
@@ -40,4 +40,25 @@ fn simulate(workspace: &Workspace, flags: &[String]) -> Result<()> {
     )?;
     let binary = workspace.target()?.join("debug/simulate");
     workspace::run(workspace.command(binary).args(flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn flags_reach_the_simulator_as_they_are() {
+        for line in [&["sim", "--mutants"][..], &["sim", "--seed", "17", "--shrink", "small.json"]] {
+            let parsed = Line::try_parse_from(line).expect("they are passed through");
+            assert_eq!(parsed.arguments.flags, line[1..]);
+        }
+    }
 }

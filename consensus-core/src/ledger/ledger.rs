@@ -22,6 +22,7 @@ use super::error::{Error, Result};
 use super::records::{self, StoredBlock, TIP_KEY};
 use super::window::{IdKey, Place, Window};
 use crate::ids::{ChainId, Hash};
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 use crate::storage::{ApplicationWrite, EntryKind, LogEntry, LogReader};
 
@@ -140,7 +141,9 @@ impl Ledger {
         let mut ledger =
             Self { config, tip, window: Window::new(config.dedup_window_transactions, config.hash_seed) };
         ledger.check_tip(reader, chain, genesis)?;
-        ledger.read_window(reader, chain)?;
+        if !mutant::is(Mutant::WindowNotReadAtOpen) {
+            ledger.read_window(reader, chain)?;
+        }
         Ok(ledger)
     }
 
@@ -169,11 +172,11 @@ impl Ledger {
     /// [`Error::Gap`] and [`Error::Entry`]; the ledger is unchanged and the chain must halt.
     pub fn apply(&mut self, entry: &LogEntry) -> Result<AppliedEntry> {
         let index = entry.index;
-        if index <= self.tip.log_index {
+        if index <= self.tip.log_index && !mutant::is(Mutant::AppliedAgain) {
             reach!(LedgerIgnoredARepetition);
             return Ok(AppliedEntry { index, block: None, skipped: Vec::new(), writes: Vec::new() });
         }
-        if index != self.tip.log_index + 1 {
+        if index > self.tip.log_index + 1 {
             return Err(Error::Gap { expected: self.tip.log_index + 1, found: index });
         }
         if entry.kind != EntryKind::Normal || entry.data.is_empty() {
@@ -218,7 +221,9 @@ impl Ledger {
         let mut next: u32 = 0;
         self.window.reserve(transactions.len());
         for (position, transaction) in transactions.iter().enumerate() {
-            match self.window.insert(IdKey::of(&transaction.id), Place { height, index: next }) {
+            let index = if mutant::is(Mutant::PlaceCountsSkipped) { position as u32 } else { next };
+            match self.window.insert(IdKey::of(&transaction.id), Place { height, index }) {
+                Some(_) if mutant::is(Mutant::DuplicateNotLeftOut) => next += 1,
                 None => next += 1,
                 Some(place) => known.push((position as u32, place)),
             }
@@ -242,10 +247,12 @@ impl Ledger {
 
     /// Makes the next block and moves the tip to it.
     fn next_block(&mut self, timestamp_ms: u64, transactions: Vec<Transaction>) -> Block {
+        let chained = !mutant::is(Mutant::BlocksNotChained);
+        let covered = if mutant::is(Mutant::DataHashOfFirstOnly) { 1 } else { transactions.len() };
         let header = Header {
             number: self.tip.height + 1,
-            previous_hash: self.tip.hash,
-            data_hash: self.config.rule.data_hash(&transactions),
+            previous_hash: if chained { self.tip.hash } else { Hash::default() },
+            data_hash: self.config.rule.data_hash(&transactions[..covered]),
             timestamp_ms: timestamp_ms.max(self.tip.timestamp_ms),
         };
         reach!(LedgerClampedTime, timestamp_ms < self.tip.timestamp_ms);
@@ -365,7 +372,8 @@ impl Ledger {
         let (hash, keys) = records::decode_recent(height, value)?;
         self.window.reserve(keys.len());
         let transactions = keys.len() as u32;
-        for (index, key) in keys.into_iter().enumerate() {
+        let from = usize::from(mutant::is(Mutant::PlacesShiftAtOpen));
+        for (index, key) in (from..).zip(keys) {
             if self.window.insert(key, Place { height, index: index as u32 }).is_some() {
                 return Err(Error::record(
                     format!("window {height}"),

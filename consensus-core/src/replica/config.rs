@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::SnapshotPolicy;
 use crate::limits::{Limits, LimitsError};
+use crate::mutant::{self, Mutant};
 use crate::storage::ChainState;
 
 /// How a replica shall behave. Times are in ticks; the driver decides how long a tick is.
@@ -142,6 +143,9 @@ pub(super) fn check_state(state: &mut ChainState) -> Result<(), OpenError> {
         return inconsistent(format!(
             "applied index {applied} is above the last entry {last}: the log lost its tail"
         ));
+    }
+    if mutant::is(Mutant::VoteForgottenAtRestart) {
+        state.hard_state.vote = None;
     }
     // The applied index is written behind the commit index of an earlier moment.
     state.hard_state.commit = state.hard_state.commit.max(applied);

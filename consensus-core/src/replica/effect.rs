@@ -217,6 +217,11 @@ impl Effects {
         self.list.drain(..)
     }
 
+    /// All, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Effect> {
+        self.list.iter()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

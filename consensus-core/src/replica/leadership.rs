@@ -4,6 +4,7 @@ use raft::StateRole;
 
 use super::{Effect, Effects, Phase, Replica, Report, Role};
 use crate::ids::NodeId;
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 
 impl Replica {
@@ -21,6 +22,7 @@ impl Replica {
             self.reads.lost(leader, effects);
             self.membership.lost(leader, effects);
         }
+        let role = if mutant::is(Mutant::LeadershipToldLate) { was.0 } else { role };
         effects.push(Effect::Report(Report::Leadership { role, term, leader }));
     }
 

@@ -15,6 +15,7 @@ use raft::eraftpb::{Entry, Snapshot as RaftSnapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
 use crate::ids::ChainId;
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 use crate::storage::{self, ChainState, ConfState, HardState, LogEntry, LogReader, Position, Snapshot};
 
@@ -302,7 +303,11 @@ fn weight(entry: &LogEntry) -> u64 {
 
 impl raft::Storage for LogView {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.into(), (&self.conf_state).into()))
+        let mut members = self.conf_state.clone();
+        if mutant::is(Mutant::LearnerCounted) {
+            members.voters.append(&mut members.learners);
+        }
+        Ok(RaftState::new(self.hard_state.into(), (&members).into()))
     }
 
     fn entries(

@@ -12,6 +12,7 @@ use super::change;
 use super::proposals::fail;
 use super::{Effect, Effects, Halt, MembershipChange, Outcome, Refusal, Replica, Report};
 use crate::ids::{NodeId, Ticket};
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 use crate::storage::{ConfState, EntryKind, LogEntry};
 
@@ -68,7 +69,8 @@ impl Replica {
         if self.raw.raft.state != StateRole::Leader {
             return Err(Refusal::NotLeader { leader: self.leader() });
         }
-        if self.raw.raft.has_pending_conf() || self.membership.awaited.is_some() {
+        let pending = self.raw.raft.has_pending_conf() || self.membership.awaited.is_some();
+        if pending && !mutant::is(Mutant::SecondChangeTaken) {
             reach!(ChangeWhileOneIsPending);
             return refused("another change is pending");
         }
@@ -83,16 +85,24 @@ impl Replica {
             return refused("no change given");
         }
         let takes_self_out = |change: &MembershipChange| matches!(change, MembershipChange::Remove(id) | MembershipChange::AddLearner(id) if id.get() == self.node);
-        if changes.iter().any(takes_self_out) {
+        if changes.iter().any(takes_self_out) && !mutant::is(Mutant::LeaderTakesItselfOut) {
             reach!(LeaderToRemoveItself);
             return refused("a leader cannot take itself out: transfer leadership first");
         }
+        let joint = !mutant::is(Mutant::ChangesOneByOne);
+        let changes = if joint { changes } else { &changes[..1] };
         let mut change = ConfChangeV2::default();
         change.set_changes(changes.iter().map(single).collect::<Vec<_>>().into());
         let context = ticket.0.to_be_bytes().to_vec();
         self.raw
-            .propose_conf_change(context, change)
+            .propose_conf_change(context, change.clone())
             .map_err(|error| Refusal::Membership(error.to_string()))?;
+        if mutant::is(Mutant::MembershipAppliedAtAppend)
+            && let Ok(state) = self.raw.apply_conf_change(&change)
+        {
+            let index = self.raw.raft.raft_log.last_index();
+            self.raw.mut_store().set_conf_state((&state).into(), index);
+        }
         self.pin();
         let index = self.raw.raft.raft_log.last_index();
         self.membership.awaited = Some((index, self.raw.raft.term, ticket));
@@ -116,10 +126,12 @@ impl Replica {
                 voters: state.voters.clone(),
                 learners: state.learners.clone(),
             }));
-            self.raw.mut_store().set_conf_state(state, entry.index);
+            if !mutant::is(Mutant::MembershipNotSaved) {
+                self.raw.mut_store().set_conf_state(state, entry.index);
+            }
             self.answer_awaited(&entry, effects);
             self.step_down_when_no_voter();
-            self.membership.removal_untold = !self.is_member();
+            self.membership.removal_untold = !self.is_member() && !mutant::is(Mutant::RemovedNotTold);
             reach!(RemovalApplied, !self.is_member());
             self.report_removal(effects);
         }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use raft::{RawNode, StateRole};
 
 use crate::ids::{ChainId, NodeId, Ticket};
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 use crate::storage::{ChainState, LogReader, Snapshot};
 
@@ -152,6 +153,7 @@ impl Replica {
             config.election_ticks_max,
         );
         let resume_install = state.snapshot.clone().filter(|_| state.installing);
+        let resume_install = resume_install.filter(|_| !mutant::is(Mutant::InterruptedInstallForgotten));
         let membership = membership::Membership::new(&state.applied.conf_state, node);
         let rounds = ready::Rounds::new(state.hard_state);
         let view = log_view::LogView::new(&state, reader, config.limits.tail_bytes_max);
@@ -262,7 +264,9 @@ impl Replica {
 
     /// The only voter must not stand for election while its log is not durable: it would win at once.
     fn must_not_campaign(&self) -> bool {
-        self.raw.raft.state != StateRole::Leader && self.is_unsynced_sole_voter()
+        self.raw.raft.state != StateRole::Leader
+            && self.is_unsynced_sole_voter()
+            && !mutant::is(Mutant::SoleVoterDoesNotWait)
     }
 
     /// Nobody else has a vote, in neither half of a joint membership, and not all of the log is durable.
@@ -366,7 +370,7 @@ impl Replica {
             let vote = matches!(
                 kind,
                 MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow
-            );
+            ) && !mutant::is(Mutant::NewcomerVotes);
             reach!(NewcomerAskedToVote, vote);
             // Entries without a membership below them are a store that does not open again. An append
             // further up is answered, and the answer brings the snapshot.
@@ -382,7 +386,7 @@ impl Replica {
             return gate::Verdict::Refuse("installing a snapshot");
         }
         if kind == MessageType::MsgAppend && !message.entries.is_empty() {
-            if self.backlog.bytes() >= self.config.limits.apply_backlog_bytes_max {
+            if self.backlog_full() {
                 reach!(AppendBeyondApplyBacklog);
                 return gate::Verdict::Refuse("apply backlog full");
             }
@@ -405,23 +409,9 @@ impl Replica {
         }
     }
 
-    /// Why no proposal is taken now.
-    fn proposal_refusal(&self) -> Option<Refusal> {
-        if !self.takes_proposals() {
-            return Some(Refusal::NotLeader { leader: self.leader() });
-        }
+    fn backlog_full(&self) -> bool {
         let bound = self.config.limits.apply_backlog_bytes_max;
-        reach!(ProposalBeyondApplyBacklog, self.backlog.bytes() >= bound);
-        (self.backlog.bytes() >= bound).then_some(Refusal::Overloaded { what: "apply backlog bytes", bound })
-    }
-
-    /// Leads, has applied everything it inherited, and is not handing over.
-    fn takes_proposals(&self) -> bool {
-        let raft = &self.raw.raft;
-        matches!(self.phase, Phase::Running)
-            && raft.state == StateRole::Leader
-            && raft.lead_transferee.is_none()
-            && raft.apply_to_current_term()
+        self.backlog.bytes() >= bound && !mutant::is(Mutant::BacklogUnbounded)
     }
 
     fn on_read_index(&mut self, ticket: Ticket, effects: &mut Effects) {
@@ -436,6 +426,11 @@ impl Replica {
             return;
         }
         self.reads.park(ticket, self.ticks);
+        if mutant::is(Mutant::StaleLeaderReads) {
+            let context = self.reads.next_context();
+            self.reads.asked();
+            self.reads.confirm(&context, self.raw.raft.raft_log.committed);
+        }
     }
 
     fn on_applied(&mut self, index: u64, effects: &mut Effects) -> Result<(), Halt> {
@@ -510,7 +505,8 @@ impl Replica {
         self.resolve_transfer(effects);
         // While a snapshot is on its way into the application, the application is behind `applied`.
         if !matches!(self.phase, Phase::CatchingUp { .. }) {
-            self.reads.applied(self.applied, effects);
+            let early = mutant::is(Mutant::ReadBeforeApplied);
+            self.reads.applied(if early { u64::MAX } else { self.applied }, effects);
         }
         self.request_proposals(effects);
         if std::mem::take(&mut self.lazy_due) {
@@ -537,7 +533,7 @@ impl Replica {
         for (message, tickets) in self.proposals.take_gathered(self.node, self.config.limits.append_bytes_max)
         {
             // A follower's crate would forward it to the leader, whose gate takes no proposals from peers.
-            let leads = self.raw.raft.state == StateRole::Leader;
+            let leads = self.raw.raft.state == StateRole::Leader || mutant::is(Mutant::ProposalsForwarded);
             let stepped = if leads { self.raw.step(message) } else { Err(raft::Error::ProposalDropped) };
             self.pin();
             match stepped {

@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 
+use raft::StateRole;
 use raft::eraftpb::{Entry, MessageType};
 
-use super::{Effect, Effects, Event, Message, Outcome, Proposal, Refusal};
+use super::{Effect, Effects, Event, Message, Outcome, Phase, Proposal, Refusal, Replica};
 use crate::ids::{NodeId, Ticket};
 use crate::limits::Limits;
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 use crate::storage::LogEntry;
 
@@ -44,7 +46,8 @@ impl Proposals {
         if bytes == 0 || bytes > limits.entry_bytes_max {
             return Err((proposal.ticket, Refusal::EntrySize { bytes, bound: limits.entry_bytes_max }));
         }
-        if self.outstanding() >= limits.inflight_proposals_max {
+        let full = self.outstanding() >= limits.inflight_proposals_max;
+        if full && !mutant::is(Mutant::ProposalsUnbounded) {
             let refusal = Refusal::Overloaded {
                 what: "proposals in flight",
                 bound: limits.inflight_proposals_max as u64,
@@ -103,7 +106,8 @@ impl Proposals {
     pub(super) fn committed(&mut self, entry: &LogEntry, effects: &mut Effects) -> Option<Ticket> {
         while let Some(own) = self.in_flight.pop_front_if(|own| own.index <= entry.index) {
             self.in_flight_bytes -= own.bytes;
-            if own.index == entry.index && own.term == entry.term {
+            let same_term = own.term == entry.term || mutant::is(Mutant::AnswersByIndexOnly);
+            if own.index == entry.index && same_term {
                 self.committed.push_back(own);
                 return Some(own.ticket);
             }
@@ -121,7 +125,10 @@ impl Proposals {
 
     /// Leadership is lost: what is not committed may still be, but nobody here will know by its ticket.
     pub(super) fn lost(&mut self, leader: Option<NodeId>, effects: &mut Effects) {
-        for own in self.in_flight.drain(..) {
+        if mutant::is(Mutant::AnswersByIndexOnly) {
+            return;
+        }
+        for own in self.in_flight.drain(..).filter(|_| !mutant::is(Mutant::LostProposalsUnanswered)) {
             reach!(ProposalsLost);
             fail(own.ticket, Refusal::LeadershipLost { leader }, effects);
         }
@@ -138,6 +145,27 @@ impl Proposals {
         for ticket in tickets.chain(self.gathered.drain(..).map(|proposal| proposal.ticket)) {
             fail(ticket, Refusal::Halted, effects);
         }
+    }
+}
+
+impl Replica {
+    /// Why no proposal is taken now.
+    pub(super) fn proposal_refusal(&self) -> Option<Refusal> {
+        if !self.takes_proposals() {
+            return Some(Refusal::NotLeader { leader: self.leader() });
+        }
+        let bound = self.config.limits.apply_backlog_bytes_max;
+        reach!(ProposalBeyondApplyBacklog, self.backlog.bytes() >= bound);
+        self.backlog_full().then_some(Refusal::Overloaded { what: "apply backlog bytes", bound })
+    }
+
+    /// Leads, has applied everything it inherited, and is not handing over.
+    fn takes_proposals(&self) -> bool {
+        let raft = &self.raw.raft;
+        matches!(self.phase, Phase::Running)
+            && raft.state == StateRole::Leader
+            && raft.lead_transferee.is_none()
+            && raft.apply_to_current_term()
     }
 }
 

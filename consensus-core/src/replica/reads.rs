@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::proposals::fail;
 use super::{Effect, Effects, Outcome, Refusal};
 use crate::ids::{NodeId, Ticket};
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Reads {
 
     /// A context that was never used.
     pub(super) fn next_context(&mut self) -> Vec<u8> {
-        self.counter += 1;
+        self.counter = if mutant::is(Mutant::ReadContextReused) { 1 } else { self.counter + 1 };
         let mut context = self.nonce.to_be_bytes().to_vec();
         context.extend(self.counter.to_be_bytes());
         context

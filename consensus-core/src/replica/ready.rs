@@ -18,6 +18,7 @@ use raft::Ready;
 use raft::eraftpb::MessageType;
 
 use super::{CommittedEntry, Effect, Effects, Halt, Installing, Message, Phase, Replica};
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 use crate::storage::{Applied, HardState, LogEntry, Snapshot, WriteBatch};
 
@@ -81,7 +82,8 @@ impl Acknowledged {
                 return true;
             }
             let same = (message.to, message.term, message.index) == (self.to, self.term, self.index);
-            if same && tick < self.tick + REPEAT_TICKS {
+            let soon = tick < self.tick + REPEAT_TICKS || mutant::is(Mutant::AcknowledgementNeverRepeated);
+            if same && soon {
                 reach!(AcknowledgementNotRepeated);
                 return false;
             }
@@ -139,9 +141,9 @@ impl Replica {
     /// Takes Readys until there is none, or until something must become durable first.
     pub(super) fn take_readys(&mut self, effects: &mut Effects) -> Result<(), Halt> {
         while self.raw.has_ready() {
-            if self.rounds.len() >= self.config.limits.unpersisted_rounds_max
-                || self.rounds.bytes >= self.config.limits.unpersisted_bytes_max
-            {
+            let full = self.rounds.len() >= self.config.limits.unpersisted_rounds_max
+                || self.rounds.bytes >= self.config.limits.unpersisted_bytes_max;
+            if full && !mutant::is(Mutant::WriterUnbounded) {
                 reach!(WriterQueueFull);
                 break;
             }
@@ -149,7 +151,7 @@ impl Replica {
                 reach!(SnapshotWaitedForRounds);
                 break;
             }
-            let full = self.backlog.bytes() >= self.config.limits.apply_backlog_bytes_max;
+            let full = self.backlog_full();
             self.raw.mut_store().set_hold_back(full);
             let ready = self.raw.ready();
             if full && is_empty(&ready) {
@@ -179,8 +181,11 @@ impl Replica {
         let committed = ready.take_committed_entries();
         let mut early = ready.take_messages();
         let mut held = ready.take_persisted_messages();
+        if mutant::is(Mutant::PromisesNotHeld) {
+            early.append(&mut held);
+        }
         self.snapshots.note_sent(&early, self.ticks);
-        if !self.promises_durable() {
+        if !self.promises_durable() && !mutant::is(Mutant::LeaderSpeaksEarly) {
             reach!(LeaderHeldItsTongue, !early.is_empty());
             // A leader may speak in its term only when the term and its vote for itself are durable.
             held.append(&mut early);
@@ -221,7 +226,7 @@ impl Replica {
         let mut batch = WriteBatch::new(self.chain);
         batch.number = number;
         batch.sync = true;
-        batch.truncate_from = replaced;
+        batch.truncate_from = replaced.filter(|_| !mutant::is(Mutant::ReplacedTailKept));
         batch.hard_state = Some(self.rounds.latest);
         batch.applied = self.take_pending_applied();
         self.rounds.commit_pending = false;
@@ -234,6 +239,17 @@ impl Replica {
             held,
         };
         batch.entries = entries;
+        if mutant::is(Mutant::PayloadNotStored) && self.role() != super::Role::Leader {
+            batch
+                .entries
+                .iter_mut()
+                .filter(|entry| entry.index % 8 == 0)
+                .for_each(|entry| entry.data.clear());
+        }
+        if mutant::is(Mutant::CommitSavedBeforeLog) {
+            let hard_state = batch.hard_state.take();
+            effects.push(Effect::Persist { batch: WriteBatch { hard_state, ..WriteBatch::new(self.chain) } });
+        }
         self.rounds.bytes += round.bytes;
         self.rounds.list.push_back(round);
         effects.push(Effect::Persist { batch });
@@ -266,7 +282,9 @@ impl Replica {
         if !std::mem::take(&mut self.applied_pending) {
             return None;
         }
-        Some(Applied { index: self.applied, conf_state: self.raw.store().conf_state().clone() })
+        let early = mutant::is(Mutant::AppliedSavedBeforeApplication);
+        let index = if early { self.handed_out } else { self.applied };
+        Some(Applied { index, conf_state: self.raw.store().conf_state().clone() })
     }
 
     pub(super) fn on_persisted(&mut self, number: u64, effects: &mut Effects) {
@@ -279,7 +297,8 @@ impl Replica {
         let durable = self.rounds.durable_to(number);
         let stored = self.rounds.stored_below().map_or(u64::MAX, |first| first - 1);
         self.raw.mut_store().stored_to(stored);
-        if durable.report > 0 && durable.report >= self.rounds.barrier {
+        let replaced = durable.report < self.rounds.barrier && !mutant::is(Mutant::LateNoticeCounts);
+        if durable.report > 0 && !replaced {
             self.raw.on_persist_ready(durable.report);
             self.pin();
         }
@@ -303,6 +322,9 @@ impl Replica {
                 )));
             }
             self.handed_out = entry.index;
+            if mutant::is(Mutant::CommittedEntrySkipped) && self.backlog.bytes() > 0 {
+                continue;
+            }
             self.backlog.push(&entry);
             self.membership.committed(&entry);
             let ticket = self.proposals.committed(&entry, effects);
@@ -320,6 +342,9 @@ impl Replica {
         let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(LogEntry::from).collect();
         let mut held = ready.take_messages();
         held.append(&mut ready.take_persisted_messages());
+        if mutant::is(Mutant::SnapshotAcknowledgedEarly) {
+            send(std::mem::take(&mut held), effects);
+        }
         reach!(SnapshotReplacedLongerLog, self.handed_out > 0);
         self.raw.mut_store().install(&snapshot);
         self.raw.mut_store().append(&entries);

@@ -11,8 +11,9 @@ use raft::{SnapshotStatus, StateRole};
 
 use super::{Effect, Effects, Message, Phase, Replica};
 use crate::ids::NodeId;
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
-use crate::storage::{Position, Snapshot};
+use crate::storage::{Position, Snapshot, WriteBatch};
 use bytes::Bytes;
 
 /// When to build snapshots and what to keep of the log.
@@ -97,6 +98,10 @@ impl Replica {
             reach!(LogCompacted);
             self.raw.mut_store().compact(to);
         }
+        if mutant::is(Mutant::CompactedBeforeSnapshot) {
+            let compact_to = batch.compact_to.take();
+            effects.push(Effect::Persist { batch: WriteBatch { compact_to, ..WriteBatch::new(self.chain) } });
+        }
         batch.snapshot = Some(snapshot.clone());
         self.raw.mut_store().set_snapshot(snapshot);
         effects.push(Effect::Persist { batch });
@@ -121,7 +126,7 @@ impl Replica {
     /// Never beyond the snapshot, and never beyond what is in the store.
     fn compaction_point(&self, snapshot_index: u64) -> Option<Position> {
         let keep = self.snapshots.policy?.keep_entries;
-        let index = snapshot_index.saturating_sub(keep);
+        let index = snapshot_index.saturating_sub(keep) + u64::from(mutant::is(Mutant::CompactionOffByOne));
         if index < self.raw.store().first() {
             return None;
         }
@@ -155,6 +160,9 @@ impl Replica {
     }
 
     pub(super) fn on_snapshot_failed(&mut self, peer: NodeId) {
+        if mutant::is(Mutant::SnapshotLossUnnoticed) {
+            return;
+        }
         if self.snapshots.sent.remove(&peer.get()).is_some() {
             reach!(SnapshotFailed);
             self.raw.report_snapshot(peer.get(), SnapshotStatus::Failure);
@@ -179,7 +187,7 @@ impl Replica {
             .snapshots
             .sent
             .iter()
-            .filter(|(_, deadline)| **deadline <= self.ticks)
+            .filter(|(_, deadline)| **deadline <= self.ticks && !mutant::is(Mutant::SnapshotLossUnnoticed))
             .map(|(id, _)| *id)
             .collect();
         for id in late {

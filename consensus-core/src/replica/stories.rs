@@ -16,6 +16,9 @@ use crate::storage::{ConfState, Identity, LogWriter, WriteBatch};
 
 mod acknowledgements;
 mod idle;
+mod membership;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod newcomers;
 mod transfers;
 

@@ -11,6 +11,7 @@ use raft::{ProgressState, StateRole};
 use super::proposals::fail;
 use super::{Effect, Effects, Message, Outcome, Refusal, Replica};
 use crate::ids::{NodeId, Ticket};
+use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 
 #[derive(Debug)]
@@ -92,6 +93,9 @@ impl Replica {
 
     fn check_target(&self, id: u64) -> Result<u64, Refusal> {
         let refused = |why: &str| Err(Refusal::Transfer(format!("node {id} {why}")));
+        if mutant::is(Mutant::TransferToAnybody) {
+            return Ok(id);
+        }
         let Some(progress) = self.raw.raft.prs().get(id) else {
             reach!(TransferToNobody);
             return refused("is not a member");
@@ -132,7 +136,7 @@ impl Replica {
             Outcome::Done
         } else if raft.term > transfer.term && leader != 0 {
             Outcome::Failed(Refusal::Transfer(format!("node {leader} leads instead")))
-        } else if self.ticks >= transfer.deadline {
+        } else if self.ticks >= transfer.deadline && !mutant::is(Mutant::TransferNeverGivenUp) {
             let why = format!("node {} did not take over in time", transfer.target);
             Outcome::Failed(Refusal::Transfer(why))
         } else {

@@ -11,7 +11,7 @@ use super::hash_chain::{self, HashChain};
 use super::invariants::CanonicalBlock;
 use super::swarm::ApplicationKind;
 use crate::ids::{ChainId, Hash};
-use crate::ledger::{Ledger, LedgerConfig, Transaction, encode_proposal};
+use crate::ledger::{Block, Ledger, LedgerConfig, Transaction, encode_proposal};
 use crate::storage::{ApplicationWrite, LogEntry, LogReader, Snapshot};
 
 /// Ids that the simulated ledger remembers: more than any run submits.
@@ -51,11 +51,24 @@ pub struct Place {
     pub hash: Hash,
 }
 
+/// A block that an application made.
+#[derive(Debug)]
+pub struct TakenBlock {
+    /// Its height.
+    pub height: u64,
+    /// The hash that it carries of the block before.
+    pub previous: Hash,
+    /// What others must have at this height.
+    pub canonical: CanonicalBlock,
+    /// The whole of it, if the production ledger made it.
+    pub sealed: Option<Arc<Block>>,
+}
+
 /// What entries led to.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// Blocks with their heights.
-    pub blocks: Vec<(u64, CanonicalBlock)>,
+    /// Blocks in order.
+    pub blocks: Vec<TakenBlock>,
     /// Records to write.
     pub writes: Vec<ApplicationWrite>,
 }
@@ -138,7 +151,8 @@ impl Application {
                 let transactions =
                     block.transactions.iter().map(parse_id).collect::<Result<Vec<_>, String>>()?;
                 let canonical = CanonicalBlock { hash: block.hash, index: entry.index, transactions };
-                taken.blocks.push((block.header.number, canonical));
+                let (height, previous) = (block.header.number, block.header.previous_hash);
+                taken.blocks.push(TakenBlock { height, previous, canonical, sealed: Some(block) });
             }
         }
         Ok(taken)
@@ -179,20 +193,23 @@ impl Application {
     pub fn apply(&mut self, entries: &[LogEntry]) -> Result<Taken, String> {
         let mut taken = Taken::default();
         for entry in entries {
-            let transactions = match self {
-                Self::HashChain(chain) if entry.index <= chain.0.index() => None,
-                Self::HashChain(chain) => chain.0.apply(entry)?,
+            let before = self.tip().1;
+            let (transactions, previous, sealed) = match self {
+                // Its owner compares indexes; the ledger ignores by itself what it has.
+                Self::HashChain(chain) if entry.index <= chain.0.index() => continue,
+                Self::HashChain(chain) => (chain.0.apply(entry)?, before, None),
                 Self::Ledger(ledger) => {
                     let applied = ledger.apply(entry).map_err(|error| error.to_string())?;
                     taken.writes.extend(applied.writes);
-                    let ids = applied.block.iter().flat_map(|block| &block.transactions);
-                    let ids = ids.map(parse_id).collect::<Result<Vec<_>, String>>()?;
-                    applied.block.as_ref().map(|_| ids)
+                    let Some(block) = applied.block else { continue };
+                    let ids = block.transactions.iter().map(parse_id).collect::<Result<Vec<_>, String>>()?;
+                    (Some(ids), block.header.previous_hash, Some(block))
                 }
             };
             if let Some(transactions) = transactions {
                 let (height, hash) = self.tip();
-                taken.blocks.push((height, CanonicalBlock { hash, index: entry.index, transactions }));
+                let canonical = CanonicalBlock { hash, index: entry.index, transactions };
+                taken.blocks.push(TakenBlock { height, previous, canonical, sealed });
             }
         }
         if let Self::HashChain(chain) = self {

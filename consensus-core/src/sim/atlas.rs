@@ -40,9 +40,11 @@ impl Cluster {
             if outsiders.is_outside(node) || outsiders.is_removed(node) {
                 continue;
             }
-            let membership = state.membership();
-            if !in_use.contains(&membership) {
-                in_use.push(membership);
+            // A change that was applied and is not durable is forgotten in a crash, and the old one counts again.
+            for membership in [state.membership(), state.durable_membership()] {
+                if !in_use.contains(&membership) {
+                    in_use.push(membership);
+                }
             }
         }
         Some(in_use)

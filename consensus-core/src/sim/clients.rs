@@ -96,11 +96,6 @@ impl Clients {
         self.clients.is_empty()
     }
 
-    /// The number of a client's last transaction; 0 before the first.
-    pub fn submitted(&self, client: u64) -> u64 {
-        self.clients.get(client as usize).map_or(0, |client| client.number)
-    }
-
     /// Faults end and everybody is busy: short pauses, no losses.
     pub fn quieten(&mut self) {
         self.loss = 0;

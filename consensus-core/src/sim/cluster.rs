@@ -5,19 +5,20 @@
 //! rest of the run is in [`super::rounds`] (the driver and its effects), [`super::work`] (disk and
 //! application) and [`super::faults`].
 
-use super::application::{ADMISSIONS, FIRST_STORE};
+use super::application::FIRST_STORE;
 use super::clients::{Attempt, Clients, Next, Reply};
 use super::disk::Completion;
 use super::faults::{Fault, FaultStreams};
-use super::invariants::{Invariants, Verdict, Violation};
+use super::invariants::{Invariants, NoPanic, Verdict};
 use super::letters::{Letter, Memory};
-use super::mutant::Mutant;
+use super::mutant::{self, Mutant};
 use super::network::Network;
 use super::node::{self, Node, Question};
 use super::operator::Operator;
 use super::report::{Counters, Failure, Report};
 use super::rng::{Rng, Stream};
 use super::schedule::{SECOND, Schedule};
+use super::script::Script;
 use super::swarm::Swarm;
 use super::trace::{Step, Trace};
 use crate::ids::NodeId;
@@ -95,6 +96,8 @@ pub(super) enum Happening {
     Patience { client: usize, attempt: u64 },
     /// A client reads.
     Read { client: usize },
+    /// The canary lies.
+    Lie,
 }
 
 /// A run.
@@ -108,6 +111,7 @@ pub struct Cluster {
     pub(super) invariants: Invariants,
     pub(super) trace: Trace,
     pub(super) faults: FaultStreams,
+    pub(super) script: Script,
     pub(super) counters: Counters,
     pub(super) mutant: Option<Mutant>,
     pub(super) sight: Sight,
@@ -135,8 +139,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The store's, as text; a fresh one in memory has none.
-    pub fn new(options: Options) -> Result<Self, String> {
-        let swarm = Swarm::derive(options.seed);
+    pub fn new(options: Options, swarm: Swarm, script: Script) -> Result<Self, String> {
         let (seed, count) = (swarm.seed, swarm.nodes);
         let streams = |stream| (0..count).map(|node| Rng::new(seed, stream, node)).collect::<Vec<_>>();
         let nodes: Result<Vec<Node>, String> =
@@ -157,11 +160,12 @@ impl Cluster {
             invariants: Invariants::new(
                 count as usize,
                 &node::founders(&swarm),
-                node::founding_entries(&swarm),
+                node::founded_at(&swarm),
                 &swarm.limits,
             ),
             trace: Trace::new(options.verbose),
             faults: FaultStreams::new(seed, count),
+            script,
             counters: Counters::default(),
             mutant: options.mutant,
             sight: options.sight,
@@ -191,13 +195,14 @@ impl Cluster {
         let failure = verdict.err().map(|violation| Failure {
             violation,
             swarm: self.swarm.clone(),
+            faults: std::mem::take(&mut self.script).into_happened(),
             last_steps: self.trace.last().copied().collect(),
         });
         self.counters.steps = self.trace.steps();
         self.counters.simulated_us = self.schedule.now_us();
         self.counters.elections = self.invariants.one_leader_per_term.elections();
         self.counters.blocks = self.invariants.one_content_per_position.blocks().len() as u64;
-        self.counters.acknowledged = self.invariants.acknowledged_once.count();
+        self.counters.acknowledged = self.invariants.client_history.count();
         self.counters.reads = self.invariants.fresh_reads.reads();
         self.counters.overfull = self.network.overfull();
         self.counters.membership_changes = self.invariants.agreed_membership.count();
@@ -216,14 +221,11 @@ impl Cluster {
             self.schedule_read(client);
         }
         self.schedule_faults();
+        self.schedule_lie();
         let end_us = self.swarm.safety_us;
         self.run_until(end_us)?;
         self.recover()?;
-        let blocks = self.invariants.one_content_per_position.blocks();
-        self.invariants.acknowledged_once.judge(blocks, |client| match client.checked_sub(ADMISSIONS + 1) {
-            None => self.clients.submitted(client),
-            Some(node) => self.nodes.get(node as usize).map_or(0, |node| node.store_number),
-        })
+        self.check_end()
     }
 
     /// Lets everything happen up to a time.
@@ -288,6 +290,7 @@ impl Cluster {
                 self.read(client);
                 Ok(())
             }
+            Happening::Lie => self.lie(),
         }
     }
 
@@ -332,9 +335,8 @@ impl Cluster {
         let replica_seed = Rng::new(self.swarm.seed, Stream::Election, (id << 32) | incarnation).draw();
         let found = self.nodes[node].start(&self.swarm, replica_seed);
         let found = match found {
-            Ok(found) => found,
             Err(why) if self.nodes[node].damage.is_some() => return self.refuse(node, why),
-            Err(why) => return Err(Violation::new("S17 opens what it wrote", format!("n{id}: {why}"))),
+            found => self.invariants.no_panic.starts(id, found)?,
         };
         self.check_noticed(node)?;
         self.remember_disk(node);
@@ -350,6 +352,8 @@ impl Cluster {
         if self.sight == Sight::Inside {
             reopened.and(same)?;
         }
+        self.check_durable(node)?;
+        self.invariants.leadership_told.starts(node, promises.hard_state.term);
         let order = &mut self.invariants.apply_order;
         order.starts(node, promises.applied, found.application, promises.height, found.installing)?;
         if let Some(running) = &self.nodes[node].running {
@@ -377,6 +381,8 @@ impl Cluster {
 
     fn submit(&mut self, attempt: Attempt) {
         let Attempt { client, submission, .. } = attempt;
+        let now_us = self.schedule.now_us();
+        self.invariants.client_history.submits(submission.client, submission.number, now_us);
         self.trace.record(
             self.schedule.now_us(),
             0,
@@ -440,7 +446,7 @@ impl Cluster {
                 let blocks = self.invariants.one_content_per_position.blocks();
                 let index = blocks.get((told.height as usize).wrapping_sub(1)).map_or(u64::MAX, |b| b.index);
                 self.invariants.fresh_reads.acknowledged(index);
-                self.invariants.acknowledged_once.acknowledged(told);
+                self.invariants.client_history.acknowledged(told);
                 self.schedule.at(at_us, Happening::Begin { client });
             }
         }
@@ -487,9 +493,17 @@ impl Cluster {
 /// # Panics
 /// Never by itself; a panic inside the code under test becomes a failure of the run.
 pub fn run(options: Options) -> Report {
+    run_script(options, Swarm::derive(options.seed), Script::default())
+}
+
+/// Runs a configuration with some of its faults.
+pub(super) fn run_script(options: Options, swarm: Swarm, script: Script) -> Report {
+    let configuration = swarm.clone();
     // What this thread reached before belongs to nobody.
     reach::take();
-    let guarded = std::panic::catch_unwind(|| Cluster::new(options).map(Cluster::run));
+    let guarded = std::panic::catch_unwind(|| {
+        mutant::broken(options.mutant, || Cluster::new(options, swarm, script).map(Cluster::run))
+    });
     let why = match guarded {
         Ok(Ok(report)) => return report,
         Ok(Err(why)) => why,
@@ -500,8 +514,9 @@ pub fn run(options: Options) -> Report {
             .unwrap_or_default(),
     };
     let failure = Failure {
-        violation: Violation::new("S17 no panic", why),
-        swarm: Swarm::derive(options.seed),
+        violation: NoPanic::panicked(&why),
+        swarm: configuration,
+        faults: Vec::new(),
         last_steps: Vec::new(),
     };
     let marks = reach::take();

@@ -11,6 +11,7 @@
 
 use super::cluster::{Cluster, Happening};
 use super::invariants::{Verdict, Violation};
+use super::script::Class;
 use super::swarm::ApplicationKind;
 use super::trace::Step;
 use crate::reach::reach;
@@ -29,6 +30,9 @@ impl Cluster {
     /// The next write of some node fails.
     pub(super) fn fail_write(&mut self) {
         let node = self.faults.disk_failure.below(self.swarm.nodes) as usize;
+        if !self.happens(Class::WriteError) {
+            return;
+        }
         self.nodes[node].disk.fail();
         self.note(node, Step::Fault { what: "write error" });
     }
@@ -37,6 +41,9 @@ impl Cluster {
     pub(super) fn fill_disk(&mut self) {
         let node = self.faults.disk_failure.below(self.swarm.nodes) as usize;
         let for_us = self.faults.disk_failure.exponential(self.swarm.disks.full_for_us);
+        if !self.happens(Class::DiskFull) {
+            return;
+        }
         self.nodes[node].disk.fill(true);
         self.note(node, Step::Fault { what: "disk full" });
         self.schedule.after(for_us, Happening::Freed(node));
@@ -46,6 +53,9 @@ impl Cluster {
     pub(super) fn damage_any(&mut self) -> Verdict {
         let any = self.faults.damage.below(self.swarm.nodes) as usize;
         let kind = *self.faults.damage.pick(&KINDS);
+        if !self.happens(Class::Damage) {
+            return Ok(());
+        }
         // A leader reads its log for those that lag behind; hardly anybody else reads.
         let reader = self.leader().filter(|_| kind == IN_USE);
         let node = reader.unwrap_or(any);
@@ -150,9 +160,7 @@ impl Cluster {
     pub(super) fn begin_anew(&mut self, node: usize) -> Verdict {
         let failed = |why: String| Violation::new("S17 opens what it wrote", why);
         self.nodes[node].begin_anew().map_err(failed)?;
-        self.invariants.monotonic.begins_anew(node);
-        self.invariants.silent_outsiders.begins_anew(node);
-        self.invariants.agreed_membership.crashes(node, Vec::new());
+        self.invariants.begins_anew(node);
         self.note(node, Step::Begin { store: self.nodes[node].store_number });
         self.schedule.after(1_000, Happening::Start(node));
         Ok(())
@@ -179,6 +187,7 @@ impl Cluster {
     /// A node refuses to run on its store.
     pub(super) fn refuse(&mut self, node: usize, why: String) -> Verdict {
         if self.nodes[node].running.take().is_some() {
+            self.invariants.stops(node);
             self.nodes[node].disk.crash()?;
         }
         self.counters.refusals += 1;

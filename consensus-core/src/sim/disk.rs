@@ -172,6 +172,11 @@ impl Disk {
         &self.durable
     }
 
+    /// The lowest index whose durable entry is not what it was at the last call.
+    pub fn take_changed_from(&mut self) -> Option<u64> {
+        self.durable.take_changed_from()
+    }
+
     /// What was reported durable.
     pub fn promised(&self) -> Promises {
         self.promised
@@ -247,7 +252,7 @@ impl Disk {
             completions.extend(write.answer);
             self.unsynced.push_back(write);
         }
-        if synced && !self.mutant.is_some_and(Mutant::never_syncs) {
+        if synced && self.mutant != Some(Mutant::LogNotSynced) {
             self.sync()?;
         }
         Ok(Group::Done(completions, self.begin()))
@@ -280,7 +285,7 @@ impl Disk {
 
     /// A broken rule: the promises of a batch that has nothing else come with the next batch.
     fn keep_back_promises(&mut self, batch: &mut WriteBatch) {
-        if !self.mutant.is_some_and(Mutant::keeps_votes_back) {
+        if self.mutant != Some(Mutant::VoteNotSynced) {
             return;
         }
         if batch.hard_state.is_some() {
@@ -326,7 +331,8 @@ impl Disk {
     pub fn check_reopened(&mut self, height: u64) -> Result<(), Violation> {
         let refused = |detail: String| Violation::new("S9 log", detail);
         let state = self.store.open_chain(self.chain).map_err(|error| refused(error.to_string()))?;
-        let mut found = LogImage::new(state.truncated, state.hard_state, state.applied.index);
+        let snapshot = state.snapshot.as_ref().map_or(0, |snapshot| snapshot.position.index);
+        let mut found = LogImage::new(state.truncated, state.hard_state, state.applied.index, snapshot);
         let (from, to) = (state.truncated.index + 1, state.last.index + 1);
         let entries =
             self.store.entries(self.chain, from, to, u64::MAX).map_err(|error| refused(error.to_string()))?;

@@ -8,6 +8,7 @@ use super::cut::Cut;
 use super::invariants::Verdict;
 use super::node::Question;
 use super::rng::{Rng, Stream};
+use super::script::Class;
 use super::swarm::{Boundary, Swarm};
 use super::trace::Step;
 use crate::ids::NodeId;
@@ -144,7 +145,9 @@ impl Cluster {
             Fault::Transfer => (faults.transfer_every_us, &mut streams.transfer),
             Fault::Reshape => (operations.reshape_every_us, &mut streams.operator),
             Fault::Mistake => (operations.mistake_every_us, &mut streams.operator),
-            Fault::Look => (Some(operations.look_every_us), &mut streams.operator),
+            Fault::Look => {
+                (Some(operations.look_every_us).filter(|every_us| *every_us > 0), &mut streams.operator)
+            }
         };
         if let Some(every_us) = every_us {
             let delay_us = rng.exponential(every_us);
@@ -166,15 +169,17 @@ impl Cluster {
         match fault {
             Fault::Crash => {
                 let node = self.faults.timed_crash.below(count) as usize;
-                return self.crash(node, "clock");
+                return if self.happens(Class::Crash) { self.crash(node, "clock") } else { Ok(()) };
             }
             Fault::PowerCut => {
-                return (0..self.nodes.len()).try_for_each(|node| self.crash(node, "power cut"));
+                let nodes = if self.happens(Class::PowerCut) { self.nodes.len() } else { 0 };
+                return (0..nodes).try_for_each(|node| self.crash(node, "power cut"));
             }
             Fault::Damage => return self.damage_any(),
             Fault::Failure => {
                 let node = self.faults.application.below(count) as usize;
-                return self.crash(node, "application");
+                let happens = self.happens(Class::Failure);
+                return if happens { self.crash(node, "application") } else { Ok(()) };
             }
             Fault::Look => return self.look(),
             Fault::Partition => self.partition(),
@@ -185,9 +190,10 @@ impl Cluster {
             Fault::Clog => self.clog(),
             Fault::Replay => self.replay(),
             Fault::Garbage => {
-                let mut rng = self.faults.garbage.clone();
-                self.throw_garbage(&mut rng);
-                self.faults.garbage = rng;
+                let mut rng = Rng::new(self.faults.garbage.draw(), Stream::Garbage, 1);
+                if self.happens(Class::Garbage) {
+                    self.throw_garbage(&mut rng);
+                }
             }
             Fault::Pause => self.pause(),
             Fault::WriteError => self.fail_write(),
@@ -205,6 +211,9 @@ impl Cluster {
         let from = rng.below(count);
         let to = (from + 1 + rng.below(count - 1)) % count;
         let until_us = self.schedule.now_us() + rng.exponential(self.swarm.network.clog_for_us);
+        if !self.happens(Class::Clog) {
+            return;
+        }
         self.network.clog(from as usize, to as usize, until_us);
         self.counters.clogs += 1;
         self.note(from as usize, Step::Fault { what: "clog" });
@@ -214,6 +223,9 @@ impl Cluster {
         let node = self.faults.application.below(self.swarm.nodes) as usize;
         let for_us = self.faults.application.exponential(self.swarm.applications.hang_for_us);
         let until_us = self.schedule.now_us() + for_us;
+        if !self.happens(Class::Hang) {
+            return;
+        }
         if let Some(running) = self.nodes[node].running.as_mut() {
             running.hangs_until_us = until_us;
             self.counters.hangs += 1;
@@ -224,6 +236,9 @@ impl Cluster {
     fn partition(&mut self) {
         let leader = self.leader();
         let cut = Cut::draw(&mut self.faults.partition, self.nodes.len(), leader);
+        if !self.happens(Class::Partition) {
+            return;
+        }
         self.trace.record(self.schedule.now_us(), 0, Step::Partition { kind: cut.as_str() });
         self.counters.partitions += 1;
         self.network.cut(cut);
@@ -248,6 +263,9 @@ impl Cluster {
     fn pause(&mut self) {
         let node = self.faults.pause.below(self.nodes.len() as u64) as usize;
         let until_us = self.schedule.now_us() + self.faults.pause.exponential(self.swarm.faults.pause_for_us);
+        if !self.happens(Class::Pause) {
+            return;
+        }
         if let Some(running) = self.nodes[node].running.as_mut() {
             running.busy_until_us = running.busy_until_us.max(until_us);
             self.counters.pauses += 1;
@@ -257,6 +275,9 @@ impl Cluster {
 
     fn transfer(&mut self) {
         let target = self.faults.transfer.below(self.nodes.len() as u64 + 1);
+        if !self.happens(Class::Transfer) {
+            return;
+        }
         let Some(node) = self.leader() else { return };
         self.counters.transfers += 1;
         self.note(node, Step::Transfer { to: target });
@@ -267,12 +288,19 @@ impl Cluster {
     pub(super) fn crashes_at(&mut self, node: usize, boundary: Boundary) -> bool {
         let parts = self.swarm.faults.boundary_crashes[boundary as usize];
         let stream = node * Boundary::ALL.len() + boundary as usize;
-        self.faults.boundary[stream].chance(parts) && !self.quiet
+        let class = Class::Boundary { node: node as u64 + 1, at: boundary };
+        self.faults.boundary[stream].chance(parts) && !self.quiet && self.happens(class)
+    }
+
+    /// A fault is drawn: whether it happens in this run.
+    pub(super) fn happens(&mut self, class: Class) -> bool {
+        self.script.happens(class, self.schedule.now_us())
     }
 
     /// A node crashes, unless it is down, and will start again.
     pub(super) fn crash(&mut self, node: usize, boundary: &'static str) -> Verdict {
         let Some(running) = self.nodes[node].running.take() else { return Ok(()) };
+        self.invariants.stops(node);
         reach!(CrashInTheMiddleOfASnapshot, running.status.installing);
         let wreck = self.nodes[node].disk.crash()?;
         reach!(CrashLostSomeAndKeptSome, wreck.kept > 0 && wreck.lost > 0);

@@ -1,7 +1,8 @@
 //! Messages that no honest peer sends and that are well-formed all the same: they must die at the gate.
 //!
 //! Each one breaks one rule of the gate and is otherwise like a message that a peer could send now, so that
-//! nothing but this rule can refuse it. The cluster counts them against what the gate reports.
+//! nothing but this rule can refuse it. Which reason the gate must name is part of it, so that
+//! [`RefusedAsForged`](super::invariants::RefusedAsForged) can compare.
 
 use bytes::Bytes;
 
@@ -13,17 +14,45 @@ use crate::replica::{Message, Status};
 /// Far beyond any term or index of a run, and below an overflow.
 const FAR: u64 = 1 << 40;
 
-/// How many kinds of garbage there are.
-const KINDS: u64 = 21;
+/// By kind, the reason that the gate must give; `None` where honest messages meet it, too.
+const KINDS: [Option<&str>; 21] = [
+    Some("addressed to another node"),
+    Some("sender is not the peer"),
+    Some("no term"),
+    Some("term too far ahead"),
+    Some("index out of range"),
+    Some("index out of range"),
+    Some("entries in a message that carries none"),
+    Some("snapshot in a message that carries none"),
+    Some("type not for peers"),
+    Some("previous entry from a later term"),
+    Some("entries not contiguous"),
+    Some("entry terms out of order"),
+    Some("entry too large"),
+    Some("append too large"),
+    None,
+    Some("rejection hints above what it rejects"),
+    Some("asks for a snapshot of what we do not have"),
+    Some("snapshot without position"),
+    Some("snapshot from a later term"),
+    Some("snapshot with an impossible membership"),
+    Some("snapshot message without snapshot"),
+];
 
 /// The kind that an honest message may look like: one about a tail that was overwritten.
 const ACKNOWLEDGES_TOO_MUCH: u64 = 14;
 
-/// A piece of garbage for the replica with this status and these bounds, apparently from `from`, and whether the
-/// gate refuses it for a reason that honest messages never meet.
-pub(super) fn draw(rng: &mut Rng, from: u64, status: &Status, limits: &Limits) -> (Message, bool) {
-    let kind = rng.below(KINDS);
-    let mut message = Message { from, to: status.node_id.get(), term: status.term, ..Message::default() };
+/// A piece of garbage for the replica with this status and these bounds, apparently from `from`, and the reason
+/// for which the gate refuses it; `None` if honest messages are refused for it, too.
+pub(super) fn draw(
+    rng: &mut Rng,
+    from: u64,
+    status: &Status,
+    limits: &Limits,
+) -> (Message, Option<&'static str>) {
+    let kind = rng.below(KINDS.len() as u64);
+    let term = status.term.max(1);
+    let mut message = Message { from, to: status.node_id.get(), term, ..Message::default() };
     message.set_msg_type(*rng.pick(&[
         MessageType::MsgHeartbeat,
         MessageType::MsgAppendResponse,
@@ -59,13 +88,19 @@ pub(super) fn draw(rng: &mut Rng, from: u64, status: &Status, limits: &Limits) -
         14..=16 => bad_response(kind, &mut message, status),
         _ => bad_snapshot(kind, &mut message, status),
     }
-    (message, kind != ACKNOWLEDGES_TOO_MUCH)
+    (message, KINDS[kind as usize])
+}
+
+/// Whether only garbage is refused for this reason.
+pub(super) fn is_reason(reason: &str) -> bool {
+    KINDS.iter().flatten().any(|known| *known == reason)
 }
 
 fn bad_append(kind: u64, message: &mut Message, status: &Status, limits: &Limits) {
     let (term, last) = (message.term, status.last);
     message.set_msg_type(MessageType::MsgAppend);
     message.index = last;
+    message.log_term = if last > 0 { term } else { 0 };
     let entries = match kind {
         9 => {
             message.log_term = term + 1;
@@ -96,7 +131,8 @@ fn bad_response(kind: u64, message: &mut Message, status: &Status) {
 }
 
 fn bad_snapshot(kind: u64, message: &mut Message, status: &Status) {
-    let (term, index) = (message.term, status.last + 1);
+    // Not where something may be committed by the time it arrives.
+    let (term, index) = (message.term, status.last + FAR);
     message.set_msg_type(MessageType::MsgSnapshot);
     match kind {
         17 => message.set_snapshot(snapshot(0, 0, &[1])),

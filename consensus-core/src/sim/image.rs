@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::hash::{Hash as _, Hasher as _};
 
+use bytes::Bytes;
+
 use super::trace::ContentHasher;
 use crate::storage::{EntryKind, HardState, LogEntry, Position, WriteBatch};
 
@@ -34,25 +36,40 @@ impl EntryDigest {
         Self { term: entry.term, content: hasher.finish() }
     }
 
+    /// The hash over a payload that is proposed.
+    pub fn content_of(data: &Bytes) -> u64 {
+        let (index, term, kind) = (0, 0, EntryKind::Normal);
+        Self::of(&LogEntry { index, term, kind, context: Bytes::new(), data: data.clone() }).content
+    }
+
     /// Of all entries of a batch.
     pub fn of_batch(batch: &WriteBatch) -> Vec<Self> {
         batch.entries.iter().map(Self::of).collect()
     }
 }
 
-/// A log without its payloads.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// A log without its payloads. Two are equal if they contain the same, whoever has looked at them.
+#[derive(Clone, Debug, Default)]
 pub struct LogImage {
     base: Position,
     entries: VecDeque<EntryDigest>,
     hard_state: HardState,
     applied: u64,
+    snapshot: u64,
+    changed_from: Option<u64>,
+}
+
+impl PartialEq for LogImage {
+    fn eq(&self, other: &Self) -> bool {
+        let content = |image: &Self| (image.base, image.hard_state, image.applied, image.snapshot);
+        content(self) == content(other) && self.entries == other.entries
+    }
 }
 
 impl LogImage {
-    /// From what a store says at open.
-    pub fn new(base: Position, hard_state: HardState, applied: u64) -> Self {
-        Self { base, entries: VecDeque::new(), hard_state, applied }
+    /// From what a store says at open; `snapshot` is the index of its newest snapshot, 0 without one.
+    pub fn new(base: Position, hard_state: HardState, applied: u64, snapshot: u64) -> Self {
+        Self { base, hard_state, applied, snapshot, ..Self::default() }
     }
 
     /// Appends one entry that the store has.
@@ -68,6 +85,15 @@ impl LogImage {
     /// Applied index.
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// The lowest index whose entry is not what it was at the last call; `None` if all are.
+    pub fn take_changed_from(&mut self) -> Option<u64> {
+        self.changed_from.take()
+    }
+
+    fn changed(&mut self, index: u64) {
+        self.changed_from = Some(self.changed_from.map_or(index, |from| from.min(index)));
     }
 
     /// Does what opening a store does: what is applied is committed.
@@ -102,7 +128,9 @@ impl LogImage {
     /// Why the batch does not fit the log.
     pub fn write(&mut self, batch: &WriteBatch, digests: &[EntryDigest]) -> Result<(), String> {
         if let Some(snapshot) = &batch.install {
+            self.changed(snapshot.position.index);
             self.base = snapshot.position;
+            self.snapshot = snapshot.position.index;
             self.entries.clear();
             self.applied = snapshot.position.index;
             self.hard_state.commit = self.hard_state.commit.max(snapshot.position.index);
@@ -112,12 +140,14 @@ impl LogImage {
             let keep = keep
                 .ok_or_else(|| format!("tail from {from} removed, log begins after {}", self.base.index))?;
             self.entries.truncate(keep as usize);
+            self.changed(from);
         }
         for (entry, digest) in batch.entries.iter().zip(digests) {
             if entry.index != self.last() + 1 {
                 return Err(format!("entry {} written after {}", entry.index, self.last()));
             }
             self.entries.push_back(*digest);
+            self.changed(entry.index);
         }
         if let Some(hard_state) = batch.hard_state {
             self.hard_state = hard_state;
@@ -125,12 +155,18 @@ impl LogImage {
         if let Some(applied) = &batch.applied {
             self.applied = applied.index;
         }
+        if let Some(snapshot) = &batch.snapshot {
+            self.snapshot = snapshot.position.index;
+        }
         batch.compact_to.map_or(Ok(()), |to| self.compact(to))
     }
 
     fn compact(&mut self, to: Position) -> Result<(), String> {
         if to.index > self.last() {
             return Err(format!("compacted to {}, the last entry is {}", to.index, self.last()));
+        }
+        if to.index > self.snapshot {
+            return Err(format!("compacted to {}, the snapshot is at {}", to.index, self.snapshot));
         }
         while self.base.index < to.index {
             let Some(gone) = self.entries.pop_front() else { break };
@@ -144,6 +180,7 @@ impl LogImage {
 mod tests {
     use super::*;
     use crate::ids::ChainId;
+    use crate::storage::{ConfState, Snapshot};
 
     fn batch(truncate_from: Option<u64>, entries: &[(u64, u64)], compact_to: Option<Position>) -> WriteBatch {
         let entries = entries.iter().map(|(index, term)| LogEntry {
@@ -170,10 +207,28 @@ mod tests {
         assert_eq!(image.last(), 2);
         assert!(!image.holds(2, old));
         assert_eq!(image.entry(3), None);
-        write(&mut image, &batch(None, &[], Some(Position { index: 1, term: 1 }))).unwrap();
+        let compaction = batch(None, &[], Some(Position { index: 1, term: 1 }));
+        let refused = write(&mut image.clone(), &compaction).unwrap_err();
+        assert_eq!(refused, "compacted to 1, the snapshot is at 0");
+        let position = Position { index: 1, term: 1 };
+        let snapshot = Snapshot { position, conf_state: ConfState::default(), data: bytes::Bytes::new() };
+        write(&mut image, &WriteBatch { snapshot: Some(snapshot), ..compaction }).unwrap();
         assert_eq!(image.base(), Position { index: 1, term: 1 });
         assert!(image.holds(1, old));
         assert_eq!(image.entry(2).unwrap().term, 2);
+    }
+
+    #[test]
+    fn what_has_changed_is_told_once() {
+        let mut image = LogImage::default();
+        assert_eq!(image.take_changed_from(), None);
+        write(&mut image, &batch(None, &[(1, 1), (2, 1), (3, 1)], None)).unwrap();
+        assert_eq!((image.take_changed_from(), image.take_changed_from()), (Some(1), None));
+        let same = image.clone();
+        write(&mut image, &batch(Some(3), &[(3, 1), (4, 1)], None)).unwrap();
+        assert_eq!(image.take_changed_from(), Some(3));
+        write(&mut image, &batch(Some(4), &[], None)).unwrap();
+        assert_eq!(image, same, "who has looked makes no difference");
     }
 
     #[test]

@@ -14,6 +14,8 @@
 
 pub mod application;
 mod atlas;
+pub mod canary;
+mod checks;
 pub mod clients;
 pub mod cluster;
 pub mod cut;
@@ -22,23 +24,27 @@ pub mod disk;
 mod faults;
 mod garbage;
 mod hash_chain;
+pub mod history;
+pub mod hunt;
 pub mod image;
 pub mod invariants;
 mod letters;
 mod liveness;
-pub mod mutant;
 pub mod network;
 pub mod node;
 mod operator;
 pub mod report;
 pub mod rng;
 mod rounds;
+pub mod scenario;
 pub mod schedule;
+pub mod script;
+pub mod shrink;
 pub mod swarm;
 pub mod trace;
 mod work;
 
+pub use crate::mutant::{self, Mutant};
 pub use cluster::{Options, Sight, run};
-pub use mutant::Mutant;
 pub use report::{Counters, Failure, Report};
 pub use swarm::Swarm;

@@ -9,6 +9,7 @@ use super::cluster::Cluster;
 use super::invariants::{Verdict, is_majority};
 use super::node::Question;
 use super::rng::{Rng, Stream};
+use super::script::Class;
 use super::swarm::{ApplicationKind, Swarm};
 use super::trace::Step;
 use crate::ids::NodeId;
@@ -54,15 +55,20 @@ impl Operator {
         }
     }
 
+    /// For one wish or mistake, so that leaving it out changes no other.
+    fn next_rng(&mut self) -> Rng {
+        Rng::new(self.rng.draw(), Stream::Operator, 0)
+    }
+
     /// Wishes for some other membership among `candidates`.
-    fn reshape(&mut self, candidates: &[u64]) {
+    fn reshape(&mut self, rng: &mut Rng, candidates: &[u64]) {
         let mut ids = candidates.to_vec();
         for place in 0..ids.len() as u64 {
-            let other = self.rng.between(place, ids.len() as u64 - 1);
+            let other = rng.between(place, ids.len() as u64 - 1);
             ids.swap(place as usize, other as usize);
         }
-        let voters = self.rng.between(1, ids.len() as u64) as usize;
-        let members = self.rng.between(voters as u64, ids.len() as u64) as usize;
+        let voters = rng.between(1, ids.len() as u64) as usize;
+        let members = rng.between(voters as u64, ids.len() as u64) as usize;
         self.voters = ids[..voters].to_vec();
         self.learners = ids[voters..members].to_vec();
         self.voters.sort_unstable();
@@ -88,10 +94,14 @@ impl Cluster {
     /// Another membership is wished for: with a chain that newcomers can be given any, otherwise all stay.
     pub(super) fn reshape(&mut self) {
         let all: Vec<u64> = (1..=self.swarm.nodes).collect();
+        let mut rng = self.operator.next_rng();
+        if !self.happens(Class::Reshape) {
+            return;
+        }
         match self.swarm.application {
-            ApplicationKind::HashChain => self.operator.reshape(&all),
+            ApplicationKind::HashChain => self.operator.reshape(&mut rng, &all),
             ApplicationKind::Ledger => {
-                self.operator.reshape(&all);
+                self.operator.reshape(&mut rng, &all);
                 let (voters, learners) = (&self.operator.voters, &mut self.operator.learners);
                 learners.extend(all.iter().filter(|id| !voters.contains(id)));
                 learners.sort_unstable();
@@ -118,6 +128,7 @@ impl Cluster {
             Wish::Nothing => {}
             Wish::Admit(id) => {
                 let number = self.nodes[id as usize - 1].store_number;
+                self.invariants.client_history.submits(admission(id), number, self.schedule.now_us());
                 let submission = Submission { client: admission(id), number, bytes: 1 };
                 if let Some(running) = self.nodes[leader].running.as_mut() {
                     running.pool.slip_in(submission);
@@ -158,6 +169,7 @@ impl Cluster {
             return Ok(());
         }
         if self.nodes[node].running.take().is_some() {
+            self.invariants.stops(node);
             self.nodes[node].disk.crash()?;
         }
         self.begin_anew(node)
@@ -249,9 +261,13 @@ impl Cluster {
 
     /// A command that must be refused, whoever gets it.
     pub(super) fn mistake(&mut self) {
-        let node = self.operator.rng.below(self.swarm.nodes) as usize;
+        let mut rng = self.operator.next_rng();
+        if !self.happens(Class::Mistake) {
+            return;
+        }
+        let node = rng.below(self.swarm.nodes) as usize;
         let own = node_id(node as u64 + 1);
-        let command = match self.operator.rng.below(5) {
+        let command = match rng.below(5) {
             0 => Control::ChangeMembership { changes: vec![MembershipChange::Remove(own)] },
             1 => Control::ChangeMembership { changes: vec![MembershipChange::AddLearner(own)] },
             2 => Control::ChangeMembership { changes: Vec::new() },

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::invariants::Violation;
 use super::schedule::SECOND;
+use super::script::Occurrence;
 use super::swarm::Swarm;
 use super::trace::Record;
 
@@ -15,6 +16,8 @@ pub struct Failure {
     pub violation: Violation,
     /// The run's configuration.
     pub swarm: Swarm,
+    /// The faults before, in order.
+    pub faults: Vec<Occurrence>,
     /// The steps before, oldest first.
     pub last_steps: Vec<Record>,
 }

@@ -6,7 +6,7 @@
 use super::cluster::{Cluster, Happening, Process, Sight};
 use super::disk::Write;
 use super::image::EntryDigest;
-use super::invariants::{Verdict, Violation};
+use super::invariants::{Leader, Verdict, Violation};
 use super::letters;
 use super::mutant::Mutant;
 use super::node::{Question, Task};
@@ -36,11 +36,14 @@ impl Cluster {
             return Ok(());
         }
         running.round_due = false;
-        let could_judge = !running.status.installing;
+        let deaf = running.status.installing;
         running.round()?;
+        let deaf = deaf || running.status.installing;
         running.busy_until_us = now_us + self.rounds[node].exponential(self.swarm.latencies.round_mean_us);
         let mut effects = std::mem::take(&mut running.effects);
         self.counters.rounds += 1;
+        let refusals = effects.iter().filter_map(refusal);
+        self.invariants.refused_as_forged.round(node, refusals, deaf)?;
         self.check_round(node)?;
         for effect in effects.drain() {
             let boundary = self.perform(process, effect)?;
@@ -53,9 +56,10 @@ impl Cluster {
             }
         }
         if let Some(running) = self.nodes[node].running.as_mut() {
+            self.invariants.leadership_told.round(node, &running.status)?;
             running.effects = effects;
         }
-        self.check_garbage(node, could_judge)
+        Ok(())
     }
 
     /// What must hold after a round, before any of its effects.
@@ -64,11 +68,11 @@ impl Cluster {
         let incarnation = self.nodes[node].incarnation;
         let Some(running) = self.nodes[node].running.as_ref() else { return Ok(()) };
         let status = &running.status;
-        if let Some(reason) = &status.halted {
+        if let Some(reason) = status.halted.as_deref() {
             if self.nodes[node].is_damaged() {
                 return Ok(());
             }
-            return Err(Violation::new("S17 no halt without a cause", format!("n{id}: {reason}")));
+            return self.invariants.no_panic.runs(id, Some(reason));
         }
         let (leads, term, commit) = (status.role == Role::Leader, status.term, status.commit);
         self.invariants.ordered_and_bounded.observe(status)?;
@@ -77,6 +81,10 @@ impl Cluster {
         reach!(TwoLeadersOfTwoTerms, leads && self.leader().is_some_and(|newest| newest != node));
         if leads && self.nodes[node].disk.promised().hard_state.term == term {
             self.invariants.one_leader_per_term.leads(id, incarnation, term)?;
+            let committed = self.invariants.one_content_per_position.committed();
+            let committed = self.invariants.one_content_per_position.entry(committed).map(|e| (committed, e));
+            let leader = Leader { node, incarnation, term };
+            self.invariants.leader_completeness.leads(leader, &self.nodes[node].issued, committed)?;
         }
         let membership = running.replica.conf_state();
         self.invariants.silent_outsiders.observe(node, status.role, membership)?;
@@ -94,7 +102,9 @@ impl Cluster {
     /// What a node newly counts committed, going by the membership before the round or by that after it.
     fn check_commits(&mut self, node: usize, commit: u64, after: &ConfState) -> Verdict {
         let id = node as u64 + 1;
-        let before = self.nodes[node].running.as_ref().map(|running| running.membership.clone());
+        let running = self.nodes[node].running.as_ref();
+        let before = running.map(|running| running.membership.clone());
+        let term = running.map_or(0, |running| running.status.term);
         let memberships = [after, before.as_ref().unwrap_or(after)];
         while self.invariants.one_content_per_position.committed() < commit {
             let index = self.invariants.one_content_per_position.committed() + 1;
@@ -109,6 +119,12 @@ impl Cluster {
                 counted?;
             }
             self.invariants.one_content_per_position.commit(digest);
+            let later = self.invariants.leader_completeness.later_than(term);
+            let running = |leader: &Leader| self.nodes[leader.node].incarnation == leader.incarnation;
+            if let Some(leader) = later.filter(running) {
+                let log = &self.nodes[leader.node].issued;
+                self.invariants.leader_completeness.commits(leader, log, index, digest)?;
+            }
         }
         Ok(())
     }
@@ -143,6 +159,7 @@ impl Cluster {
                 self.note(node, Step::InstallSnapshot { index: snapshot.position.index });
                 self.counters.snapshots_installed += 1;
                 self.invariants.apply_order.installs(node, snapshot.position.index);
+                self.invariants.ordered_and_bounded.stops(node);
                 let admitted = self.admitted[node] == self.nodes[node].store_number;
                 if self.invariants.silent_outsiders.is_outside(node) {
                     reach!(NewcomerJoined);
@@ -162,12 +179,14 @@ impl Cluster {
                 Ok(Boundary::Other)
             }
             Effect::Halt { reason } => {
-                Err(Violation::new("S17 no halt without a cause", format!("n{}: {reason}", node + 1)))
+                self.invariants.no_panic.runs(node as u64 + 1, Some(&reason))?;
+                Ok(Boundary::Other)
             }
         }
     }
 
-    fn send(&mut self, process: Process, messages: Vec<Message>) -> Result<Boundary, Violation> {
+    /// Sends messages under the eyes of the checks.
+    pub(super) fn send(&mut self, process: Process, messages: Vec<Message>) -> Result<Boundary, Violation> {
         let mut boundary = Boundary::Sent;
         for message in messages {
             let kind = message.get_msg_type();
@@ -233,7 +252,7 @@ impl Cluster {
         let digests = EntryDigest::of_batch(&batch);
         let issued = self.nodes[node].issued.write(&batch, &digests);
         issued.map_err(|how| Violation::new("S9 log", format!("n{} hands out: {how}", node + 1)))?;
-        let early = self.mutant.is_some_and(Mutant::acknowledges_early);
+        let early = self.mutant == Some(Mutant::AcknowledgeBeforePersist);
         let write = Write::of_replica(batch, digests, !early);
         let early = if early { write.awaited() } else { None };
         self.write(process, write);
@@ -260,6 +279,8 @@ impl Cluster {
             self.invariants.one_content_per_position.applies(id, entry.index, digest)?;
             plain.push(entry);
         }
+        let bytes = plain.iter().map(|entry| entry.data.len() as u64).sum();
+        self.invariants.ordered_and_bounded.hands_out(node, bytes)?;
         self.assign(process, Task::Apply(plain));
         Ok(Boundary::Apply)
     }
@@ -267,12 +288,8 @@ impl Cluster {
     fn answer(&mut self, node: usize, ticket: Ticket, outcome: Outcome) -> Result<Boundary, Violation> {
         let id = node as u64 + 1;
         let Some(running) = self.nodes[node].running.as_mut() else { return Ok(Boundary::Other) };
-        let Some(question) = running.answered(ticket) else {
-            return Err(Violation::new(
-                "S15 one answer per ticket",
-                format!("n{id} answers {ticket:?} again"),
-            ));
-        };
+        let question = running.answered(ticket);
+        self.invariants.true_answers.answered(id, ticket.0, question.is_some())?;
         let application = running.application.index();
         let (done, index) = match outcome {
             Outcome::Applied { index, .. } | Outcome::ReadIndex { index } => (true, index),
@@ -284,13 +301,19 @@ impl Cluster {
             return Err(Violation::new("S10 apply order", detail));
         }
         match question {
-            Question::Proposal(block) => running.pool.answered(&block),
-            Question::Read(least) if done => self.invariants.fresh_reads.answered(id, least, index)?,
-            Question::Mistake if done => {
+            Some(Question::Proposal(block, content)) => {
+                running.pool.answered(&block);
+                if let Outcome::Applied { index, term } = outcome {
+                    let canonical = self.invariants.one_content_per_position.entry(index);
+                    self.invariants.true_answers.applied(id, content, index, term, canonical)?;
+                }
+            }
+            Some(Question::Read(least)) if done => self.invariants.fresh_reads.answered(id, least, index)?,
+            Some(Question::Mistake) if done => {
                 let detail = format!("n{id} carries out what it must refuse");
                 return Err(Violation::new("S13 mistakes are refused", detail));
             }
-            Question::Read(_) | Question::Control | Question::Mistake => {}
+            Some(Question::Read(_) | Question::Control | Question::Mistake) | None => {}
         }
         self.note(node, Step::Answer { ticket: ticket.0, done, index });
         Ok(Boundary::Other)
@@ -299,16 +322,16 @@ impl Cluster {
     fn take_report(&mut self, node: usize, report: Report) -> Result<Boundary, Violation> {
         let step = match report {
             Report::Leadership { role, term, leader } => {
+                self.invariants.leadership_told.told(node, role, term, leader.map_or(0, NodeId::get))?;
                 Step::Role { role: role.as_str(), term, leader: leader.map_or(0, NodeId::get) }
             }
             Report::GateRefused { from, reason } => {
                 *self.counters.refused.entry(reason).or_default() += 1;
-                self.garbage_refused(node, reason);
                 Step::Refused { from: from.get(), reason }
             }
             Report::StoreBehind { from, claimed, last } => {
-                let detail = format!("n{} has {last}, n{from} knows it to have {claimed}", node + 1);
-                return Err(Violation::new("S6 nothing durable is lost", detail));
+                let stays = &self.invariants.committed_stays;
+                return Err(stays.store_behind(node as u64 + 1, from.get(), claimed, last));
             }
             Report::Removed => {
                 self.invariants.silent_outsiders.removed(node);
@@ -318,5 +341,12 @@ impl Cluster {
         };
         self.note(node, step);
         Ok(Boundary::Other)
+    }
+}
+
+fn refusal(effect: &Effect) -> Option<&'static str> {
+    match effect {
+        Effect::Report(Report::GateRefused { reason, .. }) => Some(reason),
+        _ => None,
     }
 }

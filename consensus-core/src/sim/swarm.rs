@@ -6,21 +6,25 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::rng::{Rng, Stream};
 use super::schedule::{MILLISECOND, SECOND};
 use crate::limits::Limits;
 
 /// Which application the replicas drive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum ApplicationKind {
     /// The simulator's own small chain of hashes.
+    #[default]
     HashChain,
     /// The ledger that production runs.
     Ledger,
 }
 
 /// Where a node can crash: right after an effect was performed, or a completion took place.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Boundary {
     /// After sending a granted vote.
     VoteSent,
@@ -84,7 +88,8 @@ impl Boundary {
 }
 
 /// Messages that are lost, in parts of a million, and so on: the faults of the network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetworkFaults {
     /// Lost messages in a million.
     pub loss: u32,
@@ -113,7 +118,8 @@ pub struct NetworkFaults {
 }
 
 /// The faults of disks. Every class strikes all nodes alike.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DiskFaults {
     /// Mean time between failed writes; `None`: none.
     pub error_every_us: Option<u64>,
@@ -128,7 +134,8 @@ pub struct DiskFaults {
 }
 
 /// What the operator does beside repairing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Operations {
     /// Mean time between two wishes for another membership; `None`: none.
     pub reshape_every_us: Option<u64>,
@@ -136,12 +143,13 @@ pub struct Operations {
     pub spares: u64,
     /// Mean time between commands that must be refused; `None`: none.
     pub mistake_every_us: Option<u64>,
-    /// Mean time between the operator's looks at the cluster.
+    /// Mean time between the operator's looks at the cluster; 0: it never looks.
     pub look_every_us: u64,
 }
 
 /// The faults of applications.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ApplicationFaults {
     /// Mean time between hangs; `None`: none.
     pub hang_every_us: Option<u64>,
@@ -156,9 +164,10 @@ pub struct ApplicationFaults {
 }
 
 /// A corner that plain draws do not reach often.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Corner {
     /// None.
+    #[default]
     Open,
     /// Snapshots all the time, and nothing is kept behind them.
     NothingRetained,
@@ -173,7 +182,8 @@ pub enum Corner {
 }
 
 /// The faults of nodes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeFaults {
     /// Crashes in a million per boundary, in the order of [`Boundary::ALL`].
     pub boundary_crashes: [u32; Boundary::ALL.len()],
@@ -194,7 +204,8 @@ pub struct NodeFaults {
 }
 
 /// Times of the machines.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Latencies {
     /// Least time of a message.
     pub link_min_us: u64,
@@ -217,7 +228,8 @@ pub struct Latencies {
 }
 
 /// What clients do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Workload {
     /// How many clients, each with one transaction at a time.
     pub clients: u64,
@@ -231,10 +243,13 @@ pub struct Workload {
     pub block_transactions_max: usize,
     /// Mean pause between two linearizable reads of a client; `None`: no reads.
     pub read_every_us: Option<u64>,
+    /// Whether applications propose what is in flight again, and more than there is room for.
+    pub careless: bool,
 }
 
 /// Everything that a seed decides before the run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Swarm {
     /// The seed.
     pub seed: u64,
@@ -520,6 +535,7 @@ fn derive_workload(fields: &mut Fields) -> Workload {
         bytes_max: fields.pick(&[16, 200, 600, 900]),
         block_transactions_max: fields.pick(&[1, 4, 100]),
         read_every_us: fields.fault(100, 5_000).map(|milliseconds| milliseconds * MILLISECOND),
+        careless: Fields { seed: fields.seed, field: 1_100 }.coin(),
     }
 }
 

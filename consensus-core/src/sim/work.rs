@@ -39,6 +39,7 @@ impl Cluster {
         if self.crashes_at(node, Boundary::Written) {
             return self.crash(node, Boundary::Written.as_str());
         }
+        self.check_durable(node)?;
         let promised = self.nodes[node].disk.promised();
         self.invariants.monotonic.durable(node, promised);
         for completion in completions {
@@ -117,24 +118,26 @@ impl Cluster {
         let id = node as u64 + 1;
         let chain = self.nodes[node].chain();
         let Some(running) = self.nodes[node].running.as_mut() else { return Ok(()) };
+        let before = running.application.index();
         let taken = running.application.apply(entries);
+        self.invariants.apply_order.taken(node, before, running.application.index())?;
         let taken = taken.map_err(|why| Violation::new("S10 apply order", format!("n{id}: {why}")))?;
         let height = running.application.tip().0;
         let index = entries.last().map_or(0, |last| last.index);
+        let bytes = entries.iter().map(|entry| entry.data.len() as u64).sum();
+        self.invariants.ordered_and_bounded.takes(node, bytes);
         let mut told = Vec::new();
-        for (height, block) in taken.blocks {
-            for (client, number) in &block.transactions {
+        for block in taken.blocks {
+            for (client, number) in &block.canonical.transactions {
                 if let Some(admitted) =
                     client.checked_sub(ADMISSIONS + 1).and_then(|node| self.admitted.get_mut(node as usize))
                 {
                     *admitted = (*admitted).max(*number);
                 }
             }
-            self.invariants.apply_order.block(node, height)?;
-            let told_here =
-                block.transactions.iter().filter(|(client, number)| running.pool.told(*client, *number));
-            told.extend(told_here.copied());
-            self.invariants.one_content_per_position.block(id, height, block)?;
+            let ids = block.canonical.transactions.iter();
+            told.extend(ids.filter(|(client, number)| running.pool.told(*client, *number)).copied());
+            self.invariants.block(node, block)?;
         }
         for (client, number) in told {
             let place = self.nodes[node]
@@ -159,8 +162,8 @@ impl Cluster {
     /// An application had lost blocks and made them anew from the log: they must be the same.
     pub(super) fn forgotten(&mut self, node: usize, caught_up: Taken) -> Verdict {
         reach!(ApplicationBehindAtStart, !caught_up.writes.is_empty());
-        for (height, block) in caught_up.blocks {
-            self.invariants.one_content_per_position.block(node as u64 + 1, height, block)?;
+        for block in caught_up.blocks {
+            self.invariants.made_anew(node, block)?;
         }
         if let Some(running) = self.nodes[node].running.as_ref().filter(|_| !caught_up.writes.is_empty()) {
             let height = running.application.tip().0;

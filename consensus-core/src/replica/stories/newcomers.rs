@@ -30,7 +30,7 @@ fn invitation(index: u64, term: u64, learners: &[u64]) -> Message {
 }
 
 #[test]
-fn a_newcomer_gives_no_vote_and_asks_for_none() {
+pub(super) fn a_newcomer_gives_no_vote_and_asks_for_none() {
     let mut story = newcomer(3);
     story.ticks(100);
     for kind in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote, MessageType::MsgTimeoutNow] {

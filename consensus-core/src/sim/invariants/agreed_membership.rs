@@ -77,6 +77,12 @@ impl AgreedMembership {
         newest.as_ref().filter(|_| !pending)
     }
 
+    /// The newest membership that is known and the one before it. Until a change is through, what was committed
+    /// before it is only where the older one demands it.
+    pub fn newest_two(&self) -> Vec<ConfState> {
+        self.changes.values().rev().flatten().take(2).cloned().collect()
+    }
+
     /// Committed changes.
     pub fn count(&self) -> u64 {
         self.changes.len() as u64 - 1

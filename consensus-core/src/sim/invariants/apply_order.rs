@@ -70,6 +70,15 @@ impl ApplyOrder {
         Err(Violation::new(NAME, format!("n{} applies index {index}, due is {expected}", node + 1)))
     }
 
+    /// The application has taken entries: its index was `before` and is `after`.
+    pub fn taken(&self, node: usize, before: u64, after: u64) -> Verdict {
+        if after >= before {
+            return Ok(());
+        }
+        let detail = format!("n{}: the application went back from index {before} to {after}", node + 1);
+        Err(Violation::new(NAME, detail))
+    }
+
     /// The application commits a block.
     pub fn block(&mut self, node: usize, height: u64) -> Verdict {
         let progress = &mut self.nodes[node];
@@ -101,6 +110,8 @@ mod tests {
         check.starts(0, 3, 2, 0, true).expect("a snapshot is on its way");
         check.installs(0, 7);
         check.installed(0, 5);
+        check.taken(0, 7, 7).unwrap();
+        check.taken(0, 7, 6).expect_err("it took an entry again");
         check.applies(0, 8).unwrap();
         check.block(0, 6).unwrap();
     }

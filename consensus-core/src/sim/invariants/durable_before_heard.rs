@@ -62,7 +62,7 @@ mod tests {
 
     fn disk(term: u64, vote: u64, entries: u64) -> LogImage {
         let hard_state = HardState { term, vote: NodeId::new(vote), commit: 0 };
-        let mut image = LogImage::new(Position::default(), hard_state, 0);
+        let mut image = LogImage::new(Position::default(), hard_state, 0, 0);
         (0..entries).for_each(|_| image.push(EntryDigest { term: 1, content: 0 }));
         image
     }

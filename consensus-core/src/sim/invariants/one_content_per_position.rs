@@ -40,6 +40,16 @@ impl OneContentPerPosition {
         self.entries.len() as u64
     }
 
+    /// Committed entries in order; the first has index 1.
+    pub fn entries(&self) -> &[EntryDigest] {
+        &self.entries
+    }
+
+    /// The committed entry at an index.
+    pub fn entry(&self, index: u64) -> Option<EntryDigest> {
+        self.entries.get(usize::try_from(index).ok()?.checked_sub(1)?).copied()
+    }
+
     /// Blocks in order; the first has height 1.
     pub fn blocks(&self) -> &[CanonicalBlock] {
         &self.blocks
@@ -66,18 +76,21 @@ impl OneContentPerPosition {
         }
     }
 
-    /// An application commits a block.
-    pub fn block(&mut self, node: u64, height: u64, block: CanonicalBlock) -> Verdict {
+    /// An application commits a block; whether it is the first one at its height.
+    ///
+    /// # Errors
+    /// Another one is there, or the one before it is not.
+    pub fn block(&mut self, node: u64, height: u64, block: CanonicalBlock) -> Result<bool, Violation> {
         let offset = (height as usize).wrapping_sub(1);
         match self.blocks.get(offset) {
-            Some(canonical) if *canonical == block => Ok(()),
+            Some(canonical) if *canonical == block => Ok(false),
             Some(canonical) => Err(Violation::new(
                 NAME,
                 format!("n{node} has {block:?} at height {height}, canonical is {canonical:?}"),
             )),
             None if offset == self.blocks.len() => {
                 self.blocks.push(block);
-                Ok(())
+                Ok(true)
             }
             None => Err(Violation::new(
                 NAME,
@@ -115,8 +128,9 @@ mod tests {
         check.applies(1, 1, digest).unwrap();
         check.applies(2, 1, EntryDigest { term: 2, content: 1 }).expect_err("another term");
         let block = CanonicalBlock { hash: Hash([1; 32]), index: 1, transactions: vec![(1, 1)] };
-        check.block(1, 1, block.clone()).unwrap();
-        check.block(2, 1, block.clone()).unwrap();
+        assert!(check.block(1, 1, block.clone()).unwrap(), "the first");
+        assert!(!check.block(2, 1, block.clone()).unwrap(), "the same");
+        assert_eq!((check.entry(0), check.entry(1), check.entry(2)), (None, Some(digest), None));
         check.block(2, 1, CanonicalBlock { index: 2, ..block.clone() }).expect_err("another entry");
         check.block(2, 3, block).expect_err("a gap");
         check.tip(3, 1, Hash([1; 32])).unwrap();

@@ -9,12 +9,36 @@ use crate::replica::Status;
 #[derive(Debug)]
 pub struct OrderedAndBounded {
     limits: Limits,
+    /// By node: payload bytes that wait for its application.
+    backlogs: Vec<u64>,
 }
 
 impl OrderedAndBounded {
-    /// For replicas with these bounds.
-    pub fn new(limits: &Limits) -> Self {
-        Self { limits: limits.clone() }
+    /// For replicas `0..nodes` with these bounds.
+    pub fn new(nodes: usize, limits: &Limits) -> Self {
+        Self { limits: limits.clone(), backlogs: vec![0; nodes] }
+    }
+
+    /// Nothing waits for the node's application: its process is gone, or a snapshot replaces it.
+    pub fn stops(&mut self, node: usize) {
+        self.backlogs[node] = 0;
+    }
+
+    /// Entries with so many bytes are handed to the application: only while what waits is below its bound.
+    pub fn hands_out(&mut self, node: usize, bytes: u64) -> Verdict {
+        let waiting = self.backlogs[node];
+        self.backlogs[node] += bytes;
+        let bound = self.limits.apply_backlog_bytes_max;
+        if waiting < bound {
+            return Ok(());
+        }
+        let detail = format!("n{}: {waiting} bytes wait for the application, the bound is {bound}", node + 1);
+        Err(Violation::new("S16 bounded queues", detail))
+    }
+
+    /// The application has taken entries.
+    pub fn takes(&mut self, node: usize, bytes: u64) {
+        self.backlogs[node] = self.backlogs[node].saturating_sub(bytes);
     }
 
     /// A replica after a round.
@@ -44,12 +68,12 @@ impl OrderedAndBounded {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::ids::NodeId;
     use crate::replica::Role;
 
-    fn status() -> Status {
+    pub(crate) fn status() -> Status {
         Status {
             node_id: NodeId::new(1).unwrap(),
             role: Role::Follower,
@@ -75,7 +99,7 @@ mod tests {
 
     #[test]
     fn positions_out_of_order_and_overfull_queues_are_violations() {
-        let check = OrderedAndBounded::new(&Limits { inflight_proposals_max: 2, ..Limits::default() });
+        let check = OrderedAndBounded::new(1, &Limits { inflight_proposals_max: 2, ..Limits::default() });
         check.observe(&status()).unwrap();
         check.observe(&Status { applied: 6, ..status() }).expect_err("applied above commit");
         check.observe(&Status { commit: 7, ..status() }).expect_err("commit above last");
@@ -83,5 +107,18 @@ mod tests {
         check.observe(&Status { first: 6, installing: true, ..status() }).unwrap();
         check.observe(&Status { proposals: 2, ..status() }).unwrap();
         check.observe(&Status { proposals: 3, ..status() }).expect_err("too many");
+    }
+    #[test]
+    fn an_application_that_is_given_more_while_its_backlog_is_full_is_a_violation() {
+        let limits = Limits { apply_backlog_bytes_max: 10, ..Limits::default() };
+        let mut check = OrderedAndBounded::new(1, &limits);
+        check.hands_out(0, 9).unwrap();
+        check.hands_out(0, 9).expect("one more while there is room");
+        check.hands_out(0, 1).expect_err("full");
+        check.takes(0, 10);
+        check.hands_out(0, 1).unwrap();
+        check.hands_out(0, 1).expect_err("full again");
+        check.stops(0);
+        check.hands_out(0, 1).unwrap();
     }
 }

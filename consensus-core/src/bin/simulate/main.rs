@@ -4,7 +4,13 @@
 //! is printed with its seed, its configuration and the last steps, and the exit code is 1.
 //! `simulate --coverage` prints how often each mark was reached, and fails if one never was.
 //! `simulate --seed 17` repeats one seed and prints its trace hash; `--verbose` prints each of its steps.
+//! `simulate --seed 17 --shrink small.json` reduces its failure to a small scenario, `simulate --replay small.json`
+//! runs that. `simulate --mutants` breaks each rule on purpose and fails if one of them is not found.
 
+mod mutants;
+mod scenarios;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use consensus_core::reach::Mark;
-use consensus_core::sim::{Counters, Failure, Mutant, Options, Sight, Swarm, run};
+use consensus_core::sim::{Counters, Failure, Mutant, Options, Report, Sight, Swarm, run};
 
 /// Runs a simulated cluster under many seeds and checks its safety and recovery.
 #[derive(Parser, Debug)]
@@ -29,9 +35,15 @@ struct Arguments {
     /// Run only this seed and print its trace hash.
     #[arg(long, conflicts_with_all = ["seeds", "start", "minutes"])]
     seed: Option<u64>,
-    /// Print every step of the seed.
-    #[arg(long, requires = "seed")]
+    /// Print every step of the seed or the scenario.
+    #[arg(long)]
     verbose: bool,
+    /// Reduce the failure of the seed, or of the first that fails, to a small scenario in this file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "start", "minutes", "outside"])]
+    shrink: Option<PathBuf>,
+    /// Run the scenario in this file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "seeds", "start", "minutes", "shrink", "mutant"])]
+    replay: Option<PathBuf>,
     /// Run new seeds for so many minutes instead of a number of them.
     #[arg(long, conflicts_with = "seeds")]
     minutes: Option<u64>,
@@ -41,6 +53,9 @@ struct Arguments {
     /// Break a rule (only in a build with the feature `mutants`).
     #[arg(long)]
     mutant: Option<String>,
+    /// Break each rule in turn and look for a seed that shows it (only in a build with the feature `mutants`).
+    #[arg(long, conflicts_with_all = ["seeds", "start", "minutes", "seed", "mutant", "outside", "keep_going"])]
+    mutants: bool,
     /// Judge only what leaves the nodes: find broken rules by the harm that they do.
     #[arg(long)]
     outside: bool,
@@ -61,6 +76,17 @@ fn main() -> Result<ExitCode> {
         // A panic is a finding like others: it is reported with its seed, which repeats it with its place.
         std::panic::set_hook(Box::new(|_| {}));
     }
+    if arguments.mutants {
+        mutants::run_all(threads(&arguments))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(path) = &arguments.shrink {
+        std::panic::set_hook(Box::new(|_| {}));
+        return scenarios::shrink(arguments.seed, mutant, path);
+    }
+    if let Some(path) = &arguments.replay {
+        return Ok(print_one(scenarios::replay(path, arguments.verbose)?));
+    }
     match arguments.seed {
         Some(seed) => Ok(run_one(Options { seed, ..options })),
         None => run_many(&arguments, options),
@@ -74,9 +100,17 @@ fn find_mutant(name: &str) -> Result<Mutant> {
     })
 }
 
+fn threads(arguments: &Arguments) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    arguments.threads.unwrap_or_else(cores).max(1)
+}
+
 fn run_one(options: Options) -> ExitCode {
     println!("{}", Swarm::derive(options.seed));
-    let report = run(options);
+    print_one(run(options))
+}
+
+fn print_one(report: Report) -> ExitCode {
     println!("{}", report.counters);
     println!("trace {:032x}", report.trace);
     match report.failure {
@@ -108,8 +142,7 @@ struct Results {
 }
 
 fn run_many(arguments: &Arguments, options: Options) -> Result<ExitCode> {
-    let cores = || thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = arguments.threads.unwrap_or_else(cores).max(1);
+    let threads = threads(arguments);
     let began = Instant::now();
     let shared = Shared {
         next: AtomicU64::new(options.seed),

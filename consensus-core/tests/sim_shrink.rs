@@ -1,0 +1,34 @@
+//! A failure is made small: the scenario fails in the same way, with fewer faults and fewer classes of them.
+#![cfg(feature = "mutants")]
+#![allow(clippy::unwrap_used)]
+
+use consensus_core::sim::scenario::Scenario;
+use consensus_core::sim::shrink::Shrink;
+use consensus_core::sim::{Mutant, Options, hunt, run};
+
+/// Runs that the reduction may take.
+const RUNS_MAX: usize = 120;
+
+#[test]
+fn a_failing_seed_becomes_a_short_list_of_faults_that_fails_in_the_same_way() {
+    let mutant = Mutant::InterruptedInstallForgotten;
+    let failing = |seed| run(Options { mutant: Some(mutant), ..Options::seed(seed) }).failure;
+    let failure = hunt::seeds(mutant, 0).take(200).find_map(failing).expect("the broken rule is found");
+    let found = Scenario::of(&failure, Some(mutant));
+    let before = found.faults.as_ref().unwrap().len();
+    let failed_us = failure.last_steps.last().unwrap().at_us;
+
+    let (small, runs) = Shrink::new(found, Some(mutant), RUNS_MAX).smallest(failed_us);
+    let after = small.faults.as_ref().unwrap().len();
+    println!("{before} faults are now {after}, after {runs} runs");
+    assert!(runs <= RUNS_MAX && 3 * after <= before, "{before} faults are now {after}");
+    assert_eq!(small.swarm.network.loss, 0, "messages need not be lost for it");
+    let again = small.run(Some(mutant), false).failure.expect("it fails");
+    assert_eq!(again.violation.invariant, failure.violation.invariant);
+    assert!(small.run(None, false).failure.is_none(), "the rule is to blame");
+
+    let text = serde_json::to_string(&small).unwrap();
+    let read: Scenario = serde_json::from_str(&text).unwrap();
+    let from_file = read.run(Some(mutant), false);
+    assert_eq!(from_file.failure.expect("it fails").violation, again.violation, "also from a file");
+}
