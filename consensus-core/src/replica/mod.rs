@@ -434,8 +434,9 @@ impl Replica {
     }
 
     fn on_applied(&mut self, index: u64, effects: &mut Effects) -> Result<(), Halt> {
-        if index <= self.applied || !self.callable() {
-            // Older than a snapshot that has replaced it.
+        // Older than a snapshot that has replaced it, or that the crate goes by already: its membership then, too,
+        // is that of the snapshot.
+        if index <= self.applied || !self.callable() || self.raw.snap().is_some() {
             reach!(AppliedBelowSnapshot);
             return Ok(());
         }

@@ -88,13 +88,7 @@ fn founders_need_no_election_timeout_and_only_one_of_them_stands_at_once() {
 
 #[test]
 fn a_sole_founder_leads_at_once() {
-    let mut story = founder(1, &[1]);
-    story.event(Event::Tick);
-    story.settle();
-    assert_eq!(story.status().role, Role::Leader);
-    story.propose(1, b"block");
-    story.settle();
-    assert!(matches!(story.answer(1), Some(Outcome::Applied { .. })));
+    leads_at_once(&mut founder(1, &[1]));
 }
 
 #[test]
