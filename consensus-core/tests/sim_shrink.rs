@@ -11,7 +11,7 @@ const RUNS_MAX: usize = 120;
 
 #[test]
 fn a_failing_seed_becomes_a_short_list_of_faults_that_fails_in_the_same_way() {
-    let mutant = Mutant::InterruptedInstallForgotten;
+    let mutant = Mutant::StaleLeaderReads;
     let failing = |seed| run(Options { mutant: Some(mutant), ..Options::seed(seed) }).failure;
     let failure = hunt::seeds(mutant, 0).take(200).find_map(failing).expect("the broken rule is found");
     let found = Scenario::of(&failure, Some(mutant));
@@ -21,7 +21,7 @@ fn a_failing_seed_becomes_a_short_list_of_faults_that_fails_in_the_same_way() {
     let (small, runs) = Shrink::new(found, Some(mutant), RUNS_MAX).smallest(failed_us);
     let after = small.faults.as_ref().unwrap().len();
     println!("{before} faults are now {after}, after {runs} runs");
-    assert!(runs <= RUNS_MAX && 3 * after <= before, "{before} faults are now {after}");
+    assert!(runs <= RUNS_MAX && after <= 10, "{before} faults are now {after}");
     assert_eq!(small.swarm.network.loss, 0, "messages need not be lost for it");
     let again = small.run(Some(mutant), false).failure.expect("it fails");
     assert_eq!(again.violation.invariant, failure.violation.invariant);
