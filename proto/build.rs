@@ -22,7 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
     if std::env::var_os("CARGO_FEATURE_SERVICES").is_some() {
-        tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+        tonic_prost_build::configure()
+            .bytes(".")
+            .codec_path("crate::codec::Codec")
+            .compile_fds(descriptors)?;
     } else {
         prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
     }

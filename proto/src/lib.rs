@@ -1,4 +1,4 @@
-//! Every wire and record schema of the consensus service, and no logic.
+//! Every wire and record schema of the consensus service, and no logic but how much of it is decoded.
 //!
 //! The schemas are in `protos/`; this crate only includes what the build script makes of them. All
 //! `bytes` fields are [`bytes::Bytes`], so that decoding a frame shares its buffer instead of copying.
@@ -8,6 +8,10 @@
 //! * `ordering`, `peer`, `admin` (feature `services`): the gRPC services.
 //! * `cita` (feature `services`): what CITA-Cloud's services say to each other, wire-compatible, and what the
 //!   consensus services of one of its chains exchange and keep ([`cita::exchange`]).
+//! * [`codec`] (feature `services`): what all services are decoded with.
+
+#[cfg(feature = "services")]
+pub mod codec;
 
 pub use generated::consensus::raft::v1 as raft;
 pub use generated::consensus::records::v1 as records;
