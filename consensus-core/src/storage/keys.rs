@@ -12,6 +12,7 @@
 //! | `meta` | `format` | format version of the whole store |
 //! | `meta` | `round` | number of the newest round of writes of the whole store |
 //! | `ledger` | chain, application's key | application's record |
+//! | `ledger` | `round` | the same number again, the last write of each round |
 
 use std::fmt;
 
@@ -196,7 +197,7 @@ pub fn describe(family: Family, key: &[u8], chain_name: Option<&str>) -> String 
     let Some(chain) = chain_of(key) else {
         return match (family, key) {
             (Family::Meta, FORMAT_KEY) => "format of the store".to_owned(),
-            (Family::Meta, ROUND_KEY) => "round of the store".to_owned(),
+            (Family::Meta | Family::Ledger, ROUND_KEY) => "round of the store".to_owned(),
             _ => format!("{family} key {}", hex::encode(key)),
         };
     };

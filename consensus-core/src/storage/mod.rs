@@ -52,7 +52,7 @@ pub struct LogEntry {
     pub term: u64,
     /// What it means.
     pub kind: EntryKind,
-    /// Small companion of the payload, for the replica's own use.
+    /// Small companion of the payload: what its proposal brought along, or the replica's own.
     pub context: Bytes,
     /// The payload.
     pub data: Bytes,

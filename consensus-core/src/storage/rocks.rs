@@ -10,6 +10,7 @@
 mod directory;
 mod engine;
 mod log_files;
+mod manifest;
 mod read_only;
 mod synced_mark;
 
@@ -18,6 +19,7 @@ use std::collections::btree_map::Entry;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rocksdb::WriteOptions;
@@ -53,6 +55,9 @@ pub struct RocksOptions {
     pub cache_bytes: usize,
     /// Data files held open.
     pub open_files_max: i32,
+    /// Bytes of the engine's manifest, all of which is read at every start, before a new one is begun; up to six times
+    /// as much as its content needs stay in any case.
+    pub manifest_bytes_max: usize,
 }
 
 impl Default for RocksOptions {
@@ -62,6 +67,7 @@ impl Default for RocksOptions {
             wal_bytes_max: 256 << 20,
             cache_bytes: 32 << 20,
             open_files_max: 256,
+            manifest_bytes_max: 16 << 20,
         }
     }
 }
@@ -112,13 +118,14 @@ impl RocksStore {
         let directory = Directory::lock(path)?;
         let mark = SyncedMark::open(path)?;
         let files = directory::engine(path);
-        if files.exists() {
-            log_files::check(&files)?;
+        let lost = |words: String| Error::Inconsistent(format!("{}: {words}", path.display()));
+        if let Some(words) = log_files::check(&files)? {
+            return Err(lost(words));
         }
         let engine = Engine::open(&files, options, environment)?;
         let round = engine.newest_round()?;
         if let Some(words) = synced_mark::lost(round, mark.round()) {
-            return Err(Error::Inconsistent(format!("{}: {words}", path.display())));
+            return Err(lost(words));
         }
         let writer = Mutex::new(Writer { mark, round, failed: None });
         let store = Self { engine, writer, chains: RwLock::default(), directory };
@@ -160,7 +167,11 @@ impl RocksStore {
     fn commit(&self, writer: &mut Writer, mut round: Round<'_>, sync: bool) -> Result<()> {
         if !round.is_empty() {
             writer.round += 1;
-            round.put(Family::Meta, keys::ROUND_KEY, &records::encode_round(writer.round));
+            let number = records::encode_round(writer.round);
+            round.put(Family::Meta, keys::ROUND_KEY, &number);
+            // The round's last write goes to the family that the engine's manifest names last, so that data files of
+            // the others alone never reach as far as the round does.
+            round.put(Family::Ledger, keys::ROUND_KEY, &number);
         }
         let written = round.commit(sync);
         let noted = written.and_then(|()| if sync { writer.mark.note(writer.round) } else { Ok(()) });
@@ -440,6 +451,20 @@ impl<'a> Round<'a> {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        db.write_opt(self.batch, &options).map_err(failed)
+        // The engine never waits with the write in hand: when the disk is full it tries to recover, needs the place of
+        // the waiting write for that, and both would wait for ever.
+        options.set_no_slowdown(true);
+        let bytes = self.batch.data().to_vec();
+        let (mut batch, mut stall) = (self.batch, None);
+        loop {
+            match db.write_opt(batch, &options) {
+                // Nothing was written.
+                Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => {
+                    self.engine.wait_for_room(*stall.get_or_insert_with(Instant::now))?;
+                }
+                other => return other.map_err(failed),
+            }
+            batch = rocksdb::WriteBatch::from_data(&bytes);
+        }
     }
 }

@@ -12,11 +12,13 @@
 #![allow(unsafe_code, reason = "RocksDB calls a file system through C++ alone")]
 
 mod recording;
+mod watched;
 
 use std::ffi::{c_char, c_int, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use recording::{Loss, Recording};
+pub use watched::{Actor, Fault, Watched};
 
 /// A change on its way to the disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +41,44 @@ pub enum Operation {
     Delete(PathBuf),
     /// The names in a directory become durable.
     SyncDirectory(PathBuf),
+}
+
+impl Operation {
+    /// What is done to what kind of file, such as `append data file`.
+    pub fn kind(&self) -> String {
+        let (verb, path) = match self {
+            Self::Create(path) => ("create", path),
+            Self::Reopen(path) => ("reopen", path),
+            Self::Append(path, _) => ("append", path),
+            Self::Truncate(path, _) => ("truncate", path),
+            Self::Sync(path) => ("sync", path),
+            Self::Rename(path, _) => ("rename", path),
+            Self::Link(path, _) => ("link", path),
+            Self::Delete(path) => ("delete", path),
+            Self::SyncDirectory(_) => return "sync directory".to_owned(),
+        };
+        format!("{verb} {}", file_kind(path))
+    }
+}
+
+/// RocksDB names its files by their kind.
+fn file_kind(path: &Path) -> &'static str {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let kinds = [
+        ("MANIFEST-", "manifest"),
+        ("OPTIONS-", "options"),
+        ("CURRENT", "current"),
+        ("IDENTITY", "identity"),
+    ];
+    if let Some((_, kind)) = kinds.into_iter().find(|(prefix, _)| name.starts_with(prefix)) {
+        return kind;
+    }
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("log") => "write-ahead log",
+        Some("sst") => "data file",
+        Some("dbtmp") => "temporary file",
+        _ => "other file",
+    }
 }
 
 /// How an operation fails.

@@ -65,6 +65,32 @@ struct Disk {
 }
 
 impl Recording {
+    /// Begins with what is in `directory`, all of it durable.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let mut recording = Self::default();
+        recording.take_in(directory)?;
+        Ok(recording)
+    }
+
+    fn take_in(&mut self, directory: &Path) -> io::Result<()> {
+        for found in fs::read_dir(directory)? {
+            let path = found?.path();
+            if path.is_dir() {
+                self.take_in(&path)?;
+                continue;
+            }
+            let bytes = fs::read(&path)?;
+            self.push(Operation::Create(path.clone()));
+            self.push(Operation::Append(path.clone(), bytes));
+            self.push(Operation::Sync(path));
+        }
+        self.push(Operation::SyncDirectory(directory.to_owned()));
+        Ok(())
+    }
+
     /// Adds what is being done.
     pub fn push(&mut self, operation: Operation) {
         self.operations.push(operation);

@@ -3,8 +3,6 @@
 //!
 //! What cannot be noticed from within: a whole directory that is older, its mark of the newest sync with it. The
 //! peers notice that (a leader that knows of more than the log has). The mark notices an older `db` beside it.
-//! Nor is a manifest noticed that lost synced records at its end, if a later round is in the write-ahead log: RocksDB
-//! then forgets a data file, and a vote that is only there is forgotten with it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use consensus_core::ids::{ChainId, NodeId};
 use consensus_core::storage::conformance::{append, applied, identity, members};
+use consensus_core::storage::raw::RawReader;
 use consensus_core::storage::rocks::{RocksOptions, RocksStore};
 use consensus_core::storage::{
     ApplicationWrite, Error, HardState, LogReader, LogWriter, WriteBatch, inspect,
@@ -89,7 +88,8 @@ fn look(files: &Files) -> Result<String, String> {
         return Err(format!("{}: {finding:?}", finding.key));
     }
     let entries = store.entries(chain(), 1, state.last.index + 1, u64::MAX).map_err(words)?;
-    Ok(format!("{state:?} {entries:?}"))
+    let application = store.application_records(chain(), &[], &[0xff], usize::MAX).map_err(words)?;
+    Ok(format!("{state:?} {entries:?} {application:?}"))
 }
 
 /// A refusal says where: a file, a record of a chain, or the directory whose synced writes are gone.
@@ -183,49 +183,70 @@ fn record_ends(manifest: &[u8]) -> Vec<usize> {
     ends
 }
 
-#[test]
-fn a_manifest_that_lost_synced_records_is_refused_or_shows_older_promises_which_is_a_known_limit() {
+/// A directory whose every round is in a data file but for those of the last start: what the manifest forgets, no
+/// write-ahead log has.
+fn flushed(rounds: &[WriteBatch]) -> Files {
     let directory = directory();
-    let write = |batch: WriteBatch| {
+    for round in rounds {
         let store = open(directory.path()).expect("opens");
         if store.chains().expect("readable").is_empty() {
             store.create_chain(&identity("main"), &members()).expect("a new chain");
         }
         store.open_chain(chain()).expect("sound");
-        store.write(&[batch]).expect("written");
-        files(directory.path())
-    };
-    write(append(chain(), 1, 40, 1));
-    let mut vote = WriteBatch::new(chain());
-    vote.sync = true;
+        store.write(std::slice::from_ref(round)).expect("written");
+    }
+    files(directory.path())
+}
+
+fn record(key: &str) -> WriteBatch {
+    let mut batch = WriteBatch::new(chain());
+    batch.sync = true;
+    batch.application.push(ApplicationWrite { key: key.into(), value: Some(b"value".to_vec().into()) });
+    batch
+}
+
+#[test]
+fn a_manifest_that_lost_synced_records_is_refused_and_never_shows_older_promises() {
+    let mut vote = record("with the vote");
     vote.hard_state = Some(HardState { term: 7, vote: NodeId::new(2), commit: 0 });
-    write(vote);
-    let mut last = WriteBatch::new(chain());
-    last.sync = true;
-    last.application.push(ApplicationWrite { key: b"key".to_vec(), value: Some(b"value".to_vec().into()) });
-    let files = write(last);
-    let sound = look(&files).expect("sound");
-    let current = String::from_utf8(files[Path::new("db/CURRENT")].clone()).expect("a name");
-    let manifest = Path::new("db").join(current.trim_end());
-    let (mut refused, mut older) = (0, 0);
-    for end in record_ends(&files[&manifest]) {
-        let mut cut = files.clone();
-        cut.get_mut(&manifest).expect("the manifest").truncate(end);
-        match look(&cut) {
-            Ok(found) if found == sound => {}
-            Ok(found) => {
-                assert!(
-                    found.contains("hard_state: HardState { term: 1, vote: None, commit: 0 }"),
-                    "{found}"
-                );
-                older += 1;
-            }
-            Err(error) => {
-                assert!(names_a_place(&error), "{end}: {error}");
-                refused += 1;
+    let mut missed = 0;
+    // What the forgotten data files have: of all families, of one, of another.
+    for forgotten in [vote.clone(), WriteBatch { application: Vec::new(), ..vote }, record("alone")] {
+        let files = flushed(&[append(chain(), 1, 40, 1), forgotten, record("last")]);
+        let sound = look(&files).expect("sound");
+        let current = String::from_utf8(files[Path::new("db/CURRENT")].clone()).expect("a name");
+        let manifest = Path::new("db").join(current.trim_end());
+        let ends = record_ends(&files[&manifest]);
+        let mut refused = 0;
+        for end in &ends {
+            let mut cut = files.clone();
+            cut.get_mut(&manifest).expect("the manifest").truncate(*end);
+            match look(&cut) {
+                Ok(found) => assert_eq!(found, sound, "cut to {end} bytes of {ends:?}"),
+                Err(error) => {
+                    assert!(names_a_place(&error), "{end}: {error}");
+                    missed += usize::from(error.contains("writes were lost"));
+                    refused += 1;
+                }
             }
         }
+        assert!(refused > 5, "{refused} refused");
     }
-    assert!(refused > 5, "{refused} refused");
-    assert!(older > 0, "the limit is gone: take it out of the module's words and refuse here");
+    assert!(missed >= 6, "{missed} times the writes between were missed");
+}
+
+#[test]
+fn writes_that_are_missing_are_told_to_who_looks_without_a_server_too() {
+    let files = flushed(&[append(chain(), 1, 40, 1), record("one"), record("last")]);
+    let current = String::from_utf8(files[Path::new("db/CURRENT")].clone()).expect("a name");
+    let manifest = Path::new("db").join(current.trim_end());
+    let told = |end: usize| {
+        let mut cut = files.clone();
+        cut.get_mut(&manifest).expect("the manifest").truncate(end);
+        let directory = put(&cut);
+        RocksStore::open_read_only(directory.path()).ok().and_then(|reader| reader.lost())
+    };
+    let ends = record_ends(&files[&manifest]);
+    assert_eq!(told(ends[ends.len() - 1]), None);
+    assert!(ends.iter().any(|end| told(*end).is_some_and(|words| words.contains("writes were lost"))));
 }

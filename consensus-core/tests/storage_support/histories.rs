@@ -57,7 +57,7 @@ pub(crate) fn contents<S: LogReader + LogWriter>(store: &S, chain: ChainId) -> C
 }
 
 /// A batch that a replica in this state could write.
-fn batch(random: &mut Random, state: &ChainState, chain: ChainId) -> WriteBatch {
+pub(crate) fn batch(random: &mut Random, state: &ChainState, chain: ChainId) -> WriteBatch {
     let mut batch = WriteBatch::new(chain);
     batch.sync = random.one_in(3);
     let mut promised = state.hard_state;

@@ -6,16 +6,19 @@
 //! DIR/db/         the engine's files
 //! ```
 //!
+//! A new directory is made durable up to the root before the engine begins: what the engine syncs later is found after a
+//! power cut only if every directory on the way to it is on the disk too.
+//!
 //! The lock is the kernel's (`flock`): it ends with the process, however the process ends; the pid in the
 //! file is for people.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
 use super::super::{Error, Result};
@@ -27,6 +30,8 @@ const ENGINE_DIRECTORY: &str = "db";
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
+type SyncNames<'a> = &'a mut dyn FnMut(&Path) -> io::Result<()>;
+
 /// A locked data directory.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -37,6 +42,11 @@ pub(super) struct Directory {
 impl Directory {
     /// Creates the directory if it is missing and locks it for a process that writes.
     pub(super) fn lock(path: &Path) -> Result<Self> {
+        Self::lock_with(path, &mut |directory| File::open(directory)?.sync_all())
+    }
+
+    /// `sync` makes the names in a directory durable.
+    fn lock_with(path: &Path, sync: SyncNames<'_>) -> Result<Self> {
         create_private(path)?;
         let mut file = OpenOptions::new()
             .read(true)
@@ -59,6 +69,7 @@ impl Directory {
             .and_then(|()| writeln!(file, "{pid}"))
             .map_err(|error| failed("write the lock of", path, &error))?;
         refuse_lost_current(path)?;
+        prepare(path, sync)?;
         Ok(Self { path: path.to_owned(), _lock: file })
     }
 
@@ -158,6 +169,83 @@ fn refuse_lost_current(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Creates the engine's directory, and makes it and the way to it durable, until the engine has begun.
+///
+/// Which directories this start has made is not asked: an earlier one may have made them and ended before this. Those
+/// on another file system and those in which this process can make nothing were made by others.
+fn prepare(path: &Path, sync: SyncNames<'_>) -> Result<()> {
+    let engine = engine(path);
+    if engine.join("CURRENT").exists() {
+        return Ok(());
+    }
+    create_private(&engine)?;
+    let path = fs::canonicalize(path).map_err(|error| failed("resolve", path, &error))?;
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
+    let ours = device(&path).map_err(|error| failed("look at", &path, &error))?;
+    for directory in path.ancestors() {
+        let foreign = device(directory).is_ok_and(|device| device != ours);
+        if foreign || access(directory, Access::READ_OK | Access::WRITE_OK).is_err() {
+            break;
+        }
+        sync(directory).map_err(|error| failed("sync", directory, &error))?;
+    }
+    Ok(())
+}
+
 fn failed(what: &str, path: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::Engine { operation: "open", cause: format!("cannot {what} {}: {error}", path.display()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What a power cut right now leaves: the directories that are durable, each with what was in it at its sync.
+    #[derive(Default)]
+    struct Durable(BTreeSet<PathBuf>);
+
+    impl Durable {
+        fn sync(&mut self, directory: &Path) -> io::Result<()> {
+            for entry in fs::read_dir(directory)? {
+                self.0.insert(entry?.path());
+            }
+            Ok(())
+        }
+
+        /// Whether `path` is reached from `root`, which was there before.
+        fn reaches(&self, root: &Path, path: &Path) -> bool {
+            path.ancestors().take_while(|directory| *directory != root).all(|part| self.0.contains(part))
+        }
+    }
+
+    #[test]
+    fn a_new_directory_survives_a_power_cut_before_the_engine_writes_its_first_file() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let root = fs::canonicalize(root.path()).expect("its path");
+        let path = root.join("var").join("node");
+        let mut durable = Durable::default();
+        Directory::lock_with(&path, &mut |directory| durable.sync(directory)).expect("locked");
+        assert!(fs::read_dir(engine(&path)).expect("there").next().is_none(), "the engine has not begun");
+        assert!(durable.reaches(&root, &engine(&path)), "{:?}", durable.0);
+    }
+
+    #[test]
+    fn what_a_start_that_was_killed_left_unsynced_is_synced_by_the_next_until_the_engine_has_begun() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let root = fs::canonicalize(root.path()).expect("its path");
+        let path = root.join("var").join("node");
+        let killed = Directory::lock_with(&path, &mut |_| Err(io::ErrorKind::Interrupted.into()));
+        let error = killed.expect_err("not durable").to_string();
+        assert!(error.contains(&format!("cannot sync {}", path.display())), "{error}");
+        let mut durable = Durable::default();
+        Directory::lock_with(&path, &mut |directory| durable.sync(directory)).expect("locked");
+        assert!(durable.reaches(&root, &engine(&path)), "{:?}", durable.0);
+        fs::write(engine(&path).join("CURRENT"), "MANIFEST-000001\n").expect("written");
+        let begun = Directory::lock_with(&path, &mut |directory| {
+            Err(io::Error::other(directory.display().to_string()))
+        });
+        begun.expect("nothing is synced any more");
+    }
 }

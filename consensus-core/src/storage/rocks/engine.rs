@@ -7,6 +7,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -25,6 +26,11 @@ const READAHEAD_BYTES: usize = 2 << 20;
 /// The log files of RocksDB itself, for people.
 const INFO_LOG_FILES: usize = 4;
 const INFO_LOG_BYTES: usize = 4 << 20;
+
+/// How long a write waits for room in memory where the disk has failed to take data files; where it is merely slow,
+/// writes wait as long as it takes.
+const STALL_PATIENCE: Duration = Duration::from_secs(2);
+const STALL_RETRY: Duration = Duration::from_millis(1);
 
 /// An open database.
 pub(super) struct Engine {
@@ -76,14 +82,48 @@ impl Engine {
     }
 
     /// Number of the newest round of writes in the store; 0 in a new one.
+    ///
+    /// # Errors
+    /// The families have it from different rounds; stores of earlier builds have it in one of them only.
     pub(super) fn newest_round(&self) -> Result<u64> {
-        let Some(value) = self.get(Family::Meta, ROUND_KEY)? else { return Ok(0) };
-        records::decode_round(&value).map_err(|cause| records::damaged(Family::Meta, ROUND_KEY, None, cause))
+        let round = self.round_of(Family::Meta)?;
+        match self.round_of(Family::Ledger)? {
+            Some(other) if Some(other) != round => Err(Error::Inconsistent(format!(
+                "the family meta is of round {}, the family ledger of round {other}, which were written together",
+                round.unwrap_or(0)
+            ))),
+            _ => Ok(round.unwrap_or(0)),
+        }
+    }
+
+    fn round_of(&self, family: Family) -> Result<Option<u64>> {
+        let Some(value) = self.get(family, ROUND_KEY)? else { return Ok(None) };
+        let round = records::decode_round(&value);
+        round.map(Some).map_err(|cause| records::damaged(family, ROUND_KEY, None, cause))
     }
 
     /// The handle of a family.
     pub(super) fn family(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(family.name()).expect("every family is opened with the database")
+    }
+
+    /// Pauses a write that finds the memory full since `stall`: data files are written slower than the log.
+    ///
+    /// # Errors
+    /// The disk does not take the data files, and has not come back to it for a while.
+    pub(super) fn wait_for_room(&self, stall: Instant) -> Result<()> {
+        let failed = self.db.property_int_value(rocksdb::properties::BACKGROUND_ERRORS);
+        let failed = failed.ok().flatten().unwrap_or(0);
+        if failed > 0 && stall.elapsed() >= STALL_PATIENCE {
+            let cause = format!(
+                "the memory is full for {} s and its content cannot go to data files: {failed} times that failed, is \
+                 the disk full?",
+                STALL_PATIENCE.as_secs()
+            );
+            return Err(Error::Engine { operation: "write", cause });
+        }
+        std::thread::sleep(STALL_RETRY);
+        Ok(())
     }
 
     fn read_failed(error: &rocksdb::Error) -> Error {
@@ -151,6 +191,7 @@ fn database_options(options: &RocksOptions) -> Options {
     db.set_recycle_log_file_num(0);
     db.set_max_total_wal_size(options.wal_bytes_max);
     db.set_max_open_files(options.open_files_max);
+    db.set_max_manifest_file_size(options.manifest_bytes_max);
     db.set_max_background_jobs(2);
     db.set_bytes_per_sync(1 << 20);
     db.set_wal_bytes_per_sync(512 << 10);

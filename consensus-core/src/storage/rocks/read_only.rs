@@ -47,14 +47,15 @@ impl RocksReader {
         let mut attempt = 1;
         let reader = loop {
             let watch = Watch::begin(path)?;
-            log_files::check(&files)?;
             let opened = match watch {
                 Watch::Idle(lock) => {
-                    let opened = Self::open_idle(path, &files);
+                    let gap = log_files::check(&files)?;
+                    let opened = Self::open_idle(path, &files, gap);
                     drop(lock);
                     opened
                 }
                 Watch::Busy => {
+                    log_files::check_beside(&files)?;
                     let scratch = Scratch::create()?;
                     let opened = Engine::open_beside(&files, &scratch.path);
                     opened.map(|engine| Self {
@@ -74,7 +75,8 @@ impl RocksReader {
         Ok(reader)
     }
 
-    fn open_idle(path: &Path, files: &Path) -> Result<Self> {
+    /// `gap` says what the files themselves miss.
+    fn open_idle(path: &Path, files: &Path, gap: Option<String>) -> Result<Self> {
         let engine = Engine::open_idle(files)?;
         let lost = match SyncedMark::look(path) {
             Ok(None) => None,
@@ -84,7 +86,7 @@ impl RocksReader {
             },
             Err(error) => Some(error.to_string()),
         };
-        Ok(Self { engine, beside_writer: false, lost, _scratch: None })
+        Ok(Self { engine, beside_writer: false, lost: gap.or(lost), _scratch: None })
     }
 
     /// Whether a process was writing when the directory was opened; what is read may then not be durable yet.

@@ -6,8 +6,8 @@
 //! number goes into this file. The file is never synced itself: it may be behind, but what it says was durable,
 //! so a store that opens with an older round has lost something, and is refused.
 //!
-//! It shows that the newest rounds are there, not that all are: if the manifest loses synced records at its end,
-//! the data files they name are forgotten, and rounds of theirs, while newer ones in the write-ahead log hide it.
+//! It shows that the newest rounds are there, not that all are: whether one is missing in front of those in the
+//! write-ahead logs is seen in [`log_files`](super::log_files).
 //!
 //! Two slots are written in turn, each `round u64 | CRC-32C u32` (big-endian); the higher sound one counts.
 //! A missing file is begun anew: a directory that was restored from a backup has none.
