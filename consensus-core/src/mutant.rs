@@ -5,7 +5,8 @@
 //! debug assertions may have the feature. Which rule is broken is a matter of the thread, so that many runs go on
 //! side by side ([`broken`]).
 //!
-//! The simulator must find each within a number of seeds, a story each of the others ([`Proof`]).
+//! The simulator must find each within a number of seeds, a story or the comparison of the simulator's disk with the
+//! engine each of the others ([`Proof`]).
 
 #[cfg(all(feature = "mutants", not(debug_assertions)))]
 compile_error!("the feature `mutants` breaks rules on purpose and is never part of a release");
@@ -15,8 +16,12 @@ compile_error!("the feature `mutants` breaks rules on purpose and is never part 
 pub enum Proof {
     /// One of the simulator's first seeds, this many at most, ends with a violation.
     Seeds(u64),
-    /// A story of the replica fails (`replica/stories/mutants.rs`): no run of the simulator comes there.
+    /// A story of the replica or of the storage fails (`replica/stories/mutants.rs`): no run of the simulator comes
+    /// there.
     Story,
+    /// The simulator's disk and the store on the real engine part ways
+    /// (`storage-faults/tests/simulated_disk.rs`).
+    Comparison,
 }
 
 /// Declares the broken rules with their names on command lines and their proofs.
@@ -47,7 +52,7 @@ macro_rules! mutants {
     };
 }
 
-use Proof::{Seeds, Story};
+use Proof::{Comparison, Seeds, Story};
 
 mutants! {
     // The simulator's disk and driver.
@@ -56,6 +61,8 @@ mutants! {
     VoteNotSynced: "vote-not-synced", Seeds(40);
     /// A synced write is reported durable and is not until the machine syncs for another reason, which is never.
     LogNotSynced: "log-not-synced", Seeds(40);
+    /// Of two writes that are not synced the later one is done first, in part.
+    UnsyncedReordered: "unsynced-reordered", Comparison;
     /// A write is reported durable when it is handed to the writer.
     AcknowledgeBeforePersist: "acknowledge-before-persist", Seeds(40);
     /// The simulator's own application leaves the ids that it knows out of its record and its snapshots.
@@ -75,6 +82,8 @@ mutants! {
     LeaderSpeaksEarly: "leader-speaks-early", Seeds(60);
     /// A replaced tail is not removed by the batch that replaces it.
     ReplacedTailKept: "replaced-tail-kept", Seeds(40);
+    /// A record is read whatever its checksum says.
+    ChecksumNotChecked: "checksum-not-checked", Story;
     /// A follower stores some entries without their payload.
     PayloadNotStored: "payload-not-stored", Seeds(40);
     /// A late notice of durability counts for a tail that was replaced since.
@@ -115,8 +124,15 @@ mutants! {
     LeadershipToldLate: "leadership-told-late", Seeds(40);
     /// A transfer of leadership is never given up.
     TransferNeverGivenUp: "transfer-never-given-up", Seeds(200);
+    /// A leader that was not heard for long still makes a follower ready.
+    SilentLeaderCounts: "silent-leader-counts", Seeds(40);
+    /// A replica is ready however far its application is behind.
+    ReadyWhileBehind: "ready-while-behind", Seeds(40);
     /// Leadership may go to a peer that is no voter or was not heard.
     TransferToAnybody: "transfer-to-anybody", Story;
+
+    /// Of the voters that could take over, the one that is furthest behind does.
+    TransferToWhoLags: "transfer-to-who-lags", Story;
 
     // The gate.
 
@@ -150,6 +166,8 @@ mutants! {
     SecondChangeTaken: "second-change-taken", Story;
     /// A leader may take itself out.
     LeaderTakesItselfOut: "leader-takes-itself-out", Story;
+    /// A store that was begun anew says that it is the former one.
+    NewStoreUnderOldName: "new-store-under-old-name", Seeds(40);
     /// A replica that was removed does not learn it.
     RemovedNotTold: "removed-not-told", Story;
     /// A store without membership, which may have lost its votes, votes.

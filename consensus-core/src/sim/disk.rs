@@ -2,8 +2,10 @@
 //!
 //! The writer takes all batches that are waiting, writes them as a group and syncs once if any of them asks
 //! for it; what is written without a sync becomes durable with the next one. A crash keeps everything that
-//! was synced and a random prefix of the rest, in flight or not. Beside the store the disk keeps an image of
-//! what is durable; a reopened store must equal it.
+//! was synced and a random prefix of the rest, in flight or not. A failed write is the last one before a crash.
+//! Beside the store the disk keeps an image of what is durable; a reopened store must equal it.
+//!
+//! That RocksDB shows nothing else is tested in `storage-faults/tests/simulated_disk.rs`, on the same scripts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -110,6 +112,8 @@ pub struct Disk {
     failing: bool,
     /// Every write fails.
     full: bool,
+    /// Why a write failed; every later one fails alike until the crash.
+    failed: Option<&'static str>,
 }
 
 impl Disk {
@@ -143,6 +147,7 @@ impl Disk {
             syncs: 0,
             failing: false,
             full: false,
+            failed: None,
         }
     }
 
@@ -233,13 +238,17 @@ impl Disk {
     /// A batch that the store or the image refuses.
     pub fn complete(&mut self) -> Result<Group, Violation> {
         if std::mem::take(&mut self.failing) {
-            return Ok(Group::Failed("write error"));
+            self.failed.get_or_insert("write error");
         }
         if self.full {
-            return Ok(Group::Failed("no space"));
+            self.failed.get_or_insert("no space");
+        }
+        if let Some(why) = self.failed {
+            return Ok(Group::Failed(why));
         }
         let mut completions = Vec::new();
-        let group: Vec<Write> = self.waiting.drain(..self.in_flight).collect();
+        let mut group: Vec<Write> = self.waiting.drain(..self.in_flight).collect();
+        self.reorder(&mut group);
         let synced = group.iter().any(|write| write.batch.sync);
         if synced {
             let earlier = self.unsynced.range(self.promised_unsynced..);
@@ -296,11 +305,42 @@ impl Disk {
         }
     }
 
-    /// The machine loses its power or the process dies. The store can be opened again.
+    /// A broken rule: the application's records of a batch that is not synced are written before those of the
+    /// batch in front of it.
+    fn reorder(&self, group: &mut [Write]) {
+        if self.mutant != Some(Mutant::UnsyncedReordered) || group.iter().any(|write| write.batch.sync) {
+            return;
+        }
+        if let [.., one, other] = group {
+            std::mem::swap(&mut one.batch.application, &mut other.batch.application);
+        }
+    }
+
+    /// How many batches a crash may take: those that are not synced, in flight or waiting.
+    pub fn at_risk(&self) -> usize {
+        self.unsynced.len() + self.waiting.len()
+    }
+
+    /// The machine loses its power or the process dies, and what is left of the unsynced is a matter of luck. The
+    /// store can be opened again.
     ///
     /// # Errors
     /// A batch that the store or the image refuses.
     pub fn crash(&mut self) -> Result<Wreck, Violation> {
+        let all = self.at_risk();
+        let kept = match self.crash.below(4) {
+            0 => 0,
+            1 => all,
+            _ => self.crash.below(all as u64 + 1) as usize,
+        };
+        self.crash_keeping(kept)
+    }
+
+    /// A crash that keeps the oldest `kept` of the batches that it may take.
+    ///
+    /// # Errors
+    /// A batch that the store or the image refuses.
+    pub fn crash_keeping(&mut self, kept: usize) -> Result<Wreck, Violation> {
         while let Some(mut write) = self.waiting.pop_front() {
             self.keep_back_promises(&mut write.batch);
             self.store_unsynced(&write)?;
@@ -309,12 +349,9 @@ impl Disk {
         self.in_flight = 0;
         self.promised_unsynced = 0;
         self.late_promises = None;
+        self.failed = None;
         let all = self.unsynced.len();
-        let kept = match self.crash.below(4) {
-            0 => 0,
-            1 => all,
-            _ => self.crash.below(all as u64 + 1) as usize,
-        };
+        let kept = kept.min(all);
         for write in self.unsynced.drain(..kept).collect::<Vec<_>>() {
             self.settle(&write)?;
         }

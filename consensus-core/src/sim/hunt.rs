@@ -26,7 +26,7 @@ fn comes_to(mutant: Mutant, swarm: &Swarm) -> bool {
         Mutant::TransferNeverGivenUp => swarm.faults.transfer_every_us.is_some() && swarm.nodes > 1,
         Mutant::GateOpen => swarm.network.garbage_every_us.is_some() && swarm.nodes > 1,
         Mutant::StaleLeaderReads | Mutant::ReadContextReused | Mutant::ReadBeforeApplied => reads,
-        Mutant::LearnerCounted => swarm.nodes > swarm.voters,
+        Mutant::LearnerCounted | Mutant::SilentLeaderCounts => swarm.nodes > swarm.voters,
         Mutant::InterruptedInstallForgotten => {
             snapshots && swarm.retain <= 5 && swarm.faults.boundary_crashes[Boundary::Snapshot as usize] > 0
         }

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use super::application::FIRST_STORE;
 use super::cluster::{Cluster, Happening, Process};
 use super::garbage;
+use super::node::Running;
 use super::rng::{Rng, Stream};
 use super::schedule::MILLISECOND;
 use super::script::Class;
@@ -20,7 +21,7 @@ use super::trace::{MessageDigest, Step};
 use crate::ids::NodeId;
 use crate::reach::reach;
 use crate::replica::eraftpb::MessageType;
-use crate::replica::{Event, Message, PeerReport};
+use crate::replica::{Event, Message, PeerReport, only_leaders_say};
 
 /// Messages that are remembered.
 const MEMORY: usize = 256;
@@ -78,13 +79,7 @@ impl Memory {
 
 /// Whether only leaders say this.
 pub(super) fn is_leaders(message: &Message) -> bool {
-    matches!(
-        message.get_msg_type(),
-        MessageType::MsgAppend
-            | MessageType::MsgHeartbeat
-            | MessageType::MsgSnapshot
-            | MessageType::MsgTimeoutNow
-    )
+    only_leaders_say(message.get_msg_type())
 }
 
 fn asks_for_vote(message: &Message) -> bool {
@@ -177,7 +172,11 @@ impl Cluster {
             self.note(node, Step::Drop { why, message: digest });
         } else {
             let from = NodeId::new(message.from).expect("replicas send under their ids, which are not 0");
-            arrived = self.give(self.process(node), Event::PeerMessage { from, message });
+            let process = self.process(node);
+            if self.nodes[node].running.as_ref().is_some_and(Running::has_room) {
+                self.invariants.true_readiness.arrives(node, &message);
+            }
+            arrived = self.give(process, Event::PeerMessage { from, message });
             self.note(node, if arrived { Step::Receive(digest) } else { Step::Lose(digest) });
         }
         if awaited {

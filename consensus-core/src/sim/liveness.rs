@@ -244,11 +244,15 @@ impl Cluster {
             })
     }
 
-    /// What every member has applied.
+    /// What every member has applied, as the leader knows them; who was taken out may stay where it is.
     fn slowest(&self) -> u64 {
-        let soundly = (0..self.nodes.len()).filter(|node| self.is_sound(*node));
+        let leader = self.leader().and_then(|leader| self.nodes[leader].running.as_ref());
+        let Some(status) = leader.map(|leader| &leader.status) else { return 0 };
+        let member = |id: u64| status.voters.contains(&id) || status.learners.contains(&id);
+        let members =
+            (0..self.nodes.len()).filter(|node| member(self.nodes[*node].id) && self.is_sound(*node));
         let applied =
-            soundly.map(|node| self.nodes[node].running.as_ref().map_or(0, |running| running.status.applied));
+            members.map(|node| self.nodes[node].running.as_ref().map_or(0, |running| running.status.applied));
         applied.min().unwrap_or(0)
     }
 

@@ -13,6 +13,7 @@ use super::application::{Application, FIRST_STORE, Submission, Taken};
 use super::disk::Disk;
 use super::image::{EntryDigest, LogImage};
 use super::invariants::{Promises, Verdict, Violation};
+use super::mutant::{self, Mutant};
 use super::swarm::{ApplicationKind, Swarm};
 use crate::ids::{ChainId, Hash, NodeId, StoreIncarnation, Ticket};
 use crate::replica::{Effects, Event, Proposal, Replica, ReplicaConfig, SnapshotPolicy, Status};
@@ -177,7 +178,8 @@ pub struct Running {
     pub effects: Effects,
     persisted: Vec<u64>,
     inbox: VecDeque<Event>,
-    tick_due: bool,
+    /// A tick is among what waits for the next round.
+    pub tick_due: bool,
     questions: BTreeMap<u64, Question>,
     tickets: u64,
 }
@@ -192,10 +194,15 @@ impl Running {
                 self.tick_due = true;
                 self.inbox.push_back(event);
             }
-            Event::PeerMessage { .. } if self.inbox.len() >= INBOX_MAX => return false,
+            Event::PeerMessage { .. } if !self.has_room() => return false,
             other => self.inbox.push_back(other),
         }
         true
+    }
+
+    /// Whether messages of peers are taken.
+    pub fn has_room(&self) -> bool {
+        self.inbox.len() < INBOX_MAX
     }
 
     /// One round of the driver: everything that has arrived, then one flush. Effects are in `effects`.
@@ -250,7 +257,7 @@ impl Running {
         while let Some(block) = self.pool.cut(swarm.workload.block_transactions_max, bytes_max) {
             let data = self.application.encode(now_us, &block);
             let ticket = self.ask(Question::Proposal(block, EntryDigest::content_of(&data)));
-            proposals.push(Proposal { ticket, data });
+            proposals.push(Proposal::new(ticket, data));
         }
         let (count, bytes) = (proposals.len(), proposals.iter().map(|proposal| proposal.data.len()).sum());
         if count > 0 {
@@ -333,7 +340,7 @@ impl Node {
     ///
     /// # Errors
     /// The store's.
-    pub fn create(swarm: &Swarm, id: u64, mutant: Option<super::mutant::Mutant>) -> Result<Self, String> {
+    pub fn create(swarm: &Swarm, id: u64, mutant: Option<Mutant>) -> Result<Self, String> {
         let identity = Identity {
             cluster: "simulated".to_owned(),
             chain: "main".to_owned(),
@@ -378,7 +385,7 @@ impl Node {
     /// The store's.
     pub fn begin_anew(&mut self) -> Result<(), String> {
         assert!(self.running.is_none(), "a store in use is not replaced");
-        self.store_number += 1;
+        self.store_number += u64::from(!mutant::is(Mutant::NewStoreUnderOldName));
         self.identity.store_incarnation =
             StoreIncarnation([(self.store_number << 3) as u8 | self.id as u8; 16]);
         let store = self.disk.store();

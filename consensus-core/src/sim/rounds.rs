@@ -6,7 +6,7 @@
 use super::cluster::{Cluster, Happening, Process, Sight};
 use super::disk::Write;
 use super::image::EntryDigest;
-use super::invariants::{Leader, Verdict, Violation};
+use super::invariants::{Leader, Seen, Verdict, Violation};
 use super::letters;
 use super::mutant::Mutant;
 use super::node::{Question, Task};
@@ -37,6 +37,9 @@ impl Cluster {
         }
         running.round_due = false;
         let deaf = running.status.installing;
+        if running.tick_due {
+            self.invariants.true_readiness.ticks(node);
+        }
         running.round()?;
         let deaf = deaf || running.status.installing;
         running.busy_until_us = now_us + self.rounds[node].exponential(self.swarm.latencies.round_mean_us);
@@ -88,6 +91,15 @@ impl Cluster {
         }
         let membership = running.replica.conf_state();
         self.invariants.silent_outsiders.observe(node, status.role, membership)?;
+        let newest = leads && self.invariants.leader_completeness.later_than(term).is_none();
+        let seen = Seen {
+            application: running.application.index(),
+            installs: running.tasks.iter().any(|task| matches!(task, Task::Install(_))),
+            membership,
+            committed: newest.then(|| self.invariants.one_content_per_position.committed()),
+            election_ticks: self.swarm.election_ticks as u64,
+        };
+        self.invariants.true_readiness.round(node, status, &seen)?;
         if self.invariants.one_content_per_position.committed() < commit || *membership != running.membership
         {
             let membership = membership.clone();

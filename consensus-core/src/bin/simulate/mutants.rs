@@ -27,7 +27,7 @@ pub(crate) fn run_all(threads: usize) -> Result<()> {
     let mut escaped = Vec::new();
     for mutant in Mutant::ALL {
         let Proof::Seeds(budget) = mutant.proof() else {
-            println!("{:<34} {:>6} {:>6} {:>8}  a story: cargo test", mutant.name(), "-", "-", "-");
+            println!("{:<34} {:>6} {:>6} {:>8}  cargo test", mutant.name(), "-", "-", "-");
             continue;
         };
         let began = Instant::now();

@@ -4,7 +4,7 @@
 //! A log that has grown cannot have lost anything. So only indexes that a disk had before are counted again when
 //! its log changes there, and all of them once at the end of a run.
 
-use super::{Verdict, Violation, is_majority};
+use super::{Verdict, Violation, on_a_majority};
 use crate::sim::image::{EntryDigest, LogImage};
 use crate::storage::ConfState;
 
@@ -44,15 +44,9 @@ impl CommittedStays {
         memberships: &[ConfState],
         holds: impl Fn(u64) -> bool,
     ) -> Verdict {
-        if memberships.iter().any(|membership| is_majority(membership, |id| holds(*id))) {
-            return Ok(());
-        }
-        let voters: Vec<(&[u64], &[u64])> = memberships
-            .iter()
-            .map(|membership| (&membership.voters[..], &membership.voters_outgoing[..]))
-            .collect();
-        let detail = format!("{entry:?} at index {index} is left on no majority of {voters:?}");
-        Err(Violation::new(NAME, detail))
+        on_a_majority(memberships.iter(), holds).map_err(|voters| {
+            Violation::new(NAME, format!("{entry:?} at index {index} is left on no majority of {voters}"))
+        })
     }
 
     /// A leader knows a node to have had more than it has.

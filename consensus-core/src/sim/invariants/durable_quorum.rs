@@ -23,21 +23,27 @@ impl DurableQuorum {
         memberships: &[&ConfState],
         holds: impl Fn(u64) -> bool,
     ) -> Verdict {
-        if memberships.iter().any(|membership| is_majority(membership, |id| holds(*id))) {
-            return Ok(());
-        }
-        let voters: Vec<(&[u64], &[u64])> = memberships
-            .iter()
-            .map(|membership| (&membership.voters[..], &membership.voters_outgoing[..]))
-            .collect();
-        Err(Violation::new(
-            "S5 durable quorum",
-            format!(
-                "n{node} counts index {index} of term {} committed, which is no majority's of {voters:?}",
-                digest.term
-            ),
-        ))
+        on_a_majority(memberships.iter().copied(), holds).map_err(|voters| {
+            let term = digest.term;
+            let detail = format!(
+                "n{node} counts index {index} of term {term} committed, which is no majority's of {voters}"
+            );
+            Violation::new("S5 durable quorum", detail)
+        })
     }
+}
+
+/// Whether those that hold something are a majority of one of these memberships; otherwise the voters, in words.
+pub fn on_a_majority<'a>(
+    memberships: impl Iterator<Item = &'a ConfState> + Clone,
+    holds: impl Fn(u64) -> bool,
+) -> Result<(), String> {
+    if memberships.clone().any(|membership| is_majority(membership, |id| holds(*id))) {
+        return Ok(());
+    }
+    let voters: Vec<(&[u64], &[u64])> =
+        memberships.map(|membership| (&membership.voters[..], &membership.voters_outgoing[..])).collect();
+    Err(format!("{voters:?}"))
 }
 
 /// Whether so many voters are a majority, in a joint phase of both halves.

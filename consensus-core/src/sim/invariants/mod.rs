@@ -2,9 +2,6 @@
 //!
 //! The cluster tells the checks what it sees; a check answers with a [`Violation`] at the first
 //! contradiction. All of them take constant time per observation (amortised).
-//!
-//! Not judged here: S19, because the functions of health and readiness belong to the server, whose own tests judge
-//! them.
 
 mod agreed_membership;
 mod apply_order;
@@ -27,6 +24,7 @@ mod ordered_and_bounded;
 mod refused_as_forged;
 mod silent_outsiders;
 mod true_answers;
+mod true_readiness;
 
 use std::fmt;
 
@@ -36,7 +34,7 @@ pub use chained_blocks::ChainedBlocks;
 pub use client_history::{Acknowledgement, ClientHistory};
 pub use committed_stays::CommittedStays;
 pub use durable_before_heard::DurableBeforeHeard;
-pub use durable_quorum::{DurableQuorum, is_majority};
+pub use durable_quorum::{DurableQuorum, is_majority, on_a_majority};
 pub use fresh_reads::FreshReads;
 pub use leader_completeness::{Leader, LeaderCompleteness};
 pub use leadership_told::LeadershipTold;
@@ -51,6 +49,7 @@ pub use ordered_and_bounded::OrderedAndBounded;
 pub use refused_as_forged::RefusedAsForged;
 pub use silent_outsiders::{SilentOutsiders, is_named};
 pub use true_answers::TrueAnswers;
+pub use true_readiness::{Seen, TrueReadiness};
 
 use super::application::TakenBlock;
 use crate::limits::Limits;
@@ -118,6 +117,8 @@ pub struct Invariants {
     pub no_panic: NoPanic,
     /// S18.
     pub refused_as_forged: RefusedAsForged,
+    /// S19.
+    pub true_readiness: TrueReadiness,
     /// S20.
     pub leadership_told: LeadershipTold,
     /// A1.
@@ -151,6 +152,7 @@ impl Invariants {
             no_id_twice: NoIdTwice::default(),
             no_panic: NoPanic,
             refused_as_forged: RefusedAsForged::new(nodes),
+            true_readiness: TrueReadiness::new(nodes),
             leadership_told: LeadershipTold::new(nodes),
             true_answers: TrueAnswers,
             durable_before_heard: DurableBeforeHeard,
@@ -162,6 +164,7 @@ impl Invariants {
     pub fn stops(&mut self, node: usize) {
         self.refused_as_forged.stops(node);
         self.leadership_told.stops(node);
+        self.true_readiness.stops(node);
         self.ordered_and_bounded.stops(node);
     }
 

@@ -80,6 +80,8 @@ pub(super) mod tests {
             term: 1,
             vote: None,
             leader: None,
+            leader_heard: false,
+            told_commit: None,
             commit: 5,
             applied: 4,
             persisted: 6,

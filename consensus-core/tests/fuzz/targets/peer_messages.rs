@@ -60,8 +60,7 @@ fn event(draws: &mut Draws<'_>, rig: &mut Rig) {
         }
         12 => {
             let count = 1 + draws.below(4);
-            let proposals =
-                (0..count).map(|_| Proposal { ticket: rig.ticket(), data: "block".into() }).collect();
+            let proposals = (0..count).map(|_| Proposal::new(rig.ticket(), "block".into())).collect();
             rig.event(Event::Propose { proposals });
         }
         13 => {

@@ -140,7 +140,7 @@ fn leader() -> Rig {
 fn leader_with_unsynced_proposals() -> Rig {
     let mut rig = leader();
     for _ in 0..3 {
-        let proposal = Proposal { ticket: rig.ticket(), data: "block".into() };
+        let proposal = Proposal::new(rig.ticket(), "block".into());
         rig.event(Event::Propose { proposals: vec![proposal] });
     }
     assert!(rig.status().proposals > 0 && rig.status().unpersisted_rounds > 0);
