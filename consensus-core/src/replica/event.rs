@@ -76,6 +76,17 @@ pub struct Proposal {
     pub ticket: Ticket,
     /// The payload; not empty (empty entries are Raft's own).
     pub data: Bytes,
+    /// Travels with the entry, on the wire and on disk, and means nothing to consensus: where the entry belongs in
+    /// a trace. Usually empty; left out if it is longer than [`ENTRY_CONTEXT_BYTES_MAX`](crate::limits::ENTRY_CONTEXT_BYTES_MAX)
+    /// or does not fit beside the payload.
+    pub context: Bytes,
+}
+
+impl Proposal {
+    /// Without a context.
+    pub fn new(ticket: Ticket, data: Bytes) -> Self {
+        Self { ticket, data, context: Bytes::new() }
+    }
 }
 
 /// What a transport can know of a peer.

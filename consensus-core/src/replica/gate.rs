@@ -42,6 +42,21 @@ pub(super) enum Verdict {
     },
 }
 
+/// Whether only a leader says this, whom a majority has elected in the message's term.
+///
+/// A transport that takes a member's messages from the store that its chain admitted takes these from any: a
+/// follower that lags behind the admission of its leader's store would be shut out otherwise, for as long as that
+/// one leads.
+pub fn only_leaders_say(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::MsgAppend
+            | MessageType::MsgHeartbeat
+            | MessageType::MsgSnapshot
+            | MessageType::MsgTimeoutNow
+    )
+}
+
 /// Judges `message` from the peer that the transport knows as `from`.
 pub(super) fn judge(door: &Doorstep, limits: &Limits, from: u64, message: &Message) -> Verdict {
     if mutant::is(Mutant::GateOpen) {

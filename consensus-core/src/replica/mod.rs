@@ -6,7 +6,7 @@
 //!
 //! Inside, one concern each: `ready` (the Ready contract: what may leave before what is durable), `gate`
 //! (judges every message from a peer), `log_view` (the log as the crate sees it), `proposals`, `reads`,
-//! `membership`, `snapshots`, `transfer`, `election_clock`, `backlog`.
+//! `membership`, `snapshots`, `transfer`, `election_clock`, `backlog`, `heard` and `health`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ mod effect;
 mod election_clock;
 mod event;
 mod gate;
+pub mod health;
+mod heard;
 mod idle;
 mod leadership;
 mod log_view;
@@ -43,6 +45,7 @@ mod stories;
 pub use config::{OpenError, ReplicaConfig};
 pub use effect::{CommittedEntry, Effect, Effects, Outcome, Refusal, Report};
 pub use event::{Control, Event, MembershipChange, PeerReport, Proposal};
+pub use gate::only_leaders_say;
 pub use snapshots::SnapshotPolicy;
 pub use status::{PeerProgress, Role, Status};
 
@@ -90,6 +93,7 @@ pub struct Replica {
     snapshots: snapshots::Snapshots,
     transfer: Option<transfer::Transfer>,
     answered: transfer::Answered,
+    heard: heard::Heard,
     backlog: backlog::Backlog,
     /// Ticks since open.
     ticks: u64,
@@ -172,6 +176,7 @@ impl Replica {
             snapshots: snapshots::Snapshots::new(config.snapshots, config.snapshot_timeout_ticks),
             transfer: None,
             answered: transfer::Answered::default(),
+            heard: heard::Heard::default(),
             backlog: backlog::Backlog::default(),
             ticks: 0,
             applied,
@@ -324,7 +329,10 @@ impl Replica {
             unsynced_sole_voter: self.is_unsynced_sole_voter(),
         };
         let verdict = match gate::judge(&door, &self.config.limits, from.get(), &message) {
-            gate::Verdict::Pass => self.room_for(&message),
+            gate::Verdict::Pass => {
+                self.note_leader(&message);
+                self.room_for(&message)
+            }
             refusal => refusal,
         };
         match verdict {

@@ -10,7 +10,7 @@ use raft::eraftpb::{Entry, MessageType};
 
 use super::{Effect, Effects, Event, Message, Outcome, Phase, Proposal, Refusal, Replica};
 use crate::ids::{NodeId, Ticket};
-use crate::limits::Limits;
+use crate::limits::{ENTRY_CONTEXT_BYTES_MAX, Limits};
 use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 use crate::storage::LogEntry;
@@ -41,7 +41,11 @@ impl Proposals {
     }
 
     /// Keeps a proposal for the end of the round.
-    pub(super) fn gather(&mut self, proposal: Proposal, limits: &Limits) -> Result<(), (Ticket, Refusal)> {
+    pub(super) fn gather(
+        &mut self,
+        mut proposal: Proposal,
+        limits: &Limits,
+    ) -> Result<(), (Ticket, Refusal)> {
         let bytes = proposal.data.len() as u64;
         if bytes == 0 || bytes > limits.entry_bytes_max {
             return Err((proposal.ticket, Refusal::EntrySize { bytes, bound: limits.entry_bytes_max }));
@@ -59,6 +63,11 @@ impl Proposals {
             let refusal =
                 Refusal::Overloaded { what: "uncommitted bytes", bound: limits.uncommitted_bytes_max };
             return Err((proposal.ticket, refusal));
+        }
+        // A context is a remark: nothing is refused for it, here or at a follower's gate.
+        let context = proposal.context.len();
+        if context > ENTRY_CONTEXT_BYTES_MAX || bytes + context as u64 > limits.entry_bytes_max {
+            proposal.context.clear();
         }
         self.gathered_bytes += bytes;
         self.gathered.push(proposal);
@@ -85,7 +94,8 @@ impl Proposals {
             }
             bytes += size;
             tickets.push((proposal.ticket, size));
-            entries.push(Entry { data: proposal.data, ..Entry::default() });
+            let Proposal { data, context, .. } = proposal;
+            entries.push(Entry { data, context, ..Entry::default() });
         }
         if !entries.is_empty() {
             out.push((propose(node, entries), tickets));

@@ -357,6 +357,7 @@ impl Replica {
         self.rounds.barrier = ready.number();
         self.rounds.commit_pending = false;
         self.applied_pending = false;
+        self.heard.forget_commit(self.ticks);
         self.phase = Phase::Installing(Box::new(Installing { ready, held, snapshot }));
         effects.push(Effect::Persist { batch });
     }

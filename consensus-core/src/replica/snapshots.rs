@@ -142,6 +142,7 @@ impl Replica {
         let Phase::CatchingUp { held, .. } = std::mem::replace(&mut self.phase, Phase::Running) else {
             return;
         };
+        self.heard.listen(self.ticks);
         let mut batch = self.lazy_batch();
         batch.installed = true;
         reach!(SnapshotInstalled);

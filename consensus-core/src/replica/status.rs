@@ -62,6 +62,10 @@ pub struct Status {
     pub vote: Option<NodeId>,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
+    /// That leader was heard within two election timeouts; true on a leader.
+    pub leader_heard: bool,
+    /// What the leader counts committed, as far as it has told in its term.
+    pub told_commit: Option<u64>,
     /// Highest committed index it knows of.
     pub commit: u64,
     /// Highest index its application has taken.
@@ -113,6 +117,8 @@ impl Replica {
             term: raft.term,
             vote: NodeId::new(raft.vote),
             leader: self.leader(),
+            leader_heard: self.hears_leader(),
+            told_commit: self.told_commit(),
             commit: raft.raft_log.committed,
             applied: self.applied,
             persisted: raft.raft_log.persisted,

@@ -15,11 +15,16 @@ use crate::storage::memory::MemoryStore;
 use crate::storage::{ConfState, Identity, LogWriter, WriteBatch};
 
 mod acknowledgements;
+mod contexts;
 mod idle;
 mod membership;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod newcomers;
+mod readiness;
+mod reconfiguration;
+mod restarts;
+mod running;
 mod snapshots;
 mod transfers;
 
@@ -238,7 +243,7 @@ impl Story {
     }
 
     fn propose(&mut self, ticket: u64, data: &'static [u8]) {
-        let proposal = Proposal { ticket: Ticket(ticket), data: Bytes::from_static(data) };
+        let proposal = Proposal::new(Ticket(ticket), Bytes::from_static(data));
         self.event(Event::Propose { proposals: vec![proposal] });
     }
 
@@ -377,8 +382,7 @@ fn t5_the_proposals_of_a_round_are_one_append_per_peer() {
     // Both peers in replicate state.
     story.acknowledge(3);
     story.sent.clear();
-    let proposals =
-        (0..100).map(|n| Proposal { ticket: Ticket(n), data: Bytes::from_static(&[0; 1000]) }).collect();
+    let proposals = (0..100).map(|n| Proposal::new(Ticket(n), Bytes::from_static(&[0; 1000]))).collect();
     story.event(Event::Propose { proposals });
     let appends = story.take_sent(MessageType::MsgAppend);
     assert_eq!(appends.len(), 2);
@@ -393,8 +397,7 @@ fn t5_an_append_keeps_to_its_size() {
     story.lead(2);
     story.acknowledge(3);
     story.sent.clear();
-    let proposals =
-        (0..100).map(|n| Proposal { ticket: Ticket(n), data: Bytes::from_static(&[0; 1000]) }).collect();
+    let proposals = (0..100).map(|n| Proposal::new(Ticket(n), Bytes::from_static(&[0; 1000]))).collect();
     story.event(Event::Propose { proposals });
     let appends = story.take_sent(MessageType::MsgAppend);
     assert!(appends.len() >= 20);
@@ -748,7 +751,7 @@ fn proposals_of_the_round_that_lost_leadership_are_refused_and_not_sent_on() {
     let mut story = Story::new(1, &[1, 2, 3]);
     story.lead(2);
     let term = story.status().term;
-    let proposals = vec![Proposal { ticket: Ticket(1), data: Bytes::from_static(b"block") }];
+    let proposals = vec![Proposal::new(Ticket(1), Bytes::from_static(b"block"))];
     story.replica.handle(Event::Propose { proposals }, &mut story.effects);
     story.peer(message(MessageType::MsgHeartbeat, 3, 1, term + 1));
     assert_eq!(story.count_sent(MessageType::MsgPropose), 0);

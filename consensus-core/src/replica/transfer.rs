@@ -122,7 +122,11 @@ impl Replica {
             .prs()
             .iter()
             .filter(|(id, _)| **id != self.node && self.check_target(**id).is_ok())
-            .max_by_key(|(id, progress)| (progress.matched, self.last_answer(**id), std::cmp::Reverse(**id)))
+            .max_by_key(|(id, progress)| {
+                let lags = mutant::is(Mutant::TransferToWhoLags);
+                let matched = if lags { u64::MAX - progress.matched } else { progress.matched };
+                (matched, self.last_answer(**id), std::cmp::Reverse(**id))
+            })
             .map(|(id, _)| *id)
             .ok_or_else(|| Refusal::Transfer("no other voter is reachable".to_owned()))
     }

@@ -4,11 +4,14 @@ use std::panic::catch_unwind;
 
 use super::*;
 use crate::mutant::{Mutant, Proof, broken};
+use crate::storage::records::tests as records;
 
 /// Broken rules and the stories that fail.
-const STORIES: [(Mutant, fn()); 10] = [
+const STORIES: [(Mutant, fn()); 12] = [
     (Mutant::LateNoticeCounts, t20_a_late_notice_of_a_replaced_tail_makes_nothing_durable),
     (Mutant::SoleVoterDoesNotWait, t3_a_sole_voter_waits_for_its_disk_before_it_stands),
+    (Mutant::TransferToWhoLags, leadership_goes_to_the_peer_that_is_furthest_on),
+    (Mutant::ChecksumNotChecked, records::every_flipped_bit_of_an_entry_is_found),
     (Mutant::TransferToAnybody, a_transfer_to_a_stranger_or_a_silent_peer_is_refused),
     (Mutant::MembershipNotSaved, membership::a_new_membership_is_written_with_the_applied_index),
     (Mutant::MembershipAppliedAtAppend, membership::a_change_takes_effect_only_when_it_is_applied),
