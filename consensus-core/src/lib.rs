@@ -5,12 +5,14 @@
 //! [`replica::Effect`]. The server runs a replica in production, the simulator (`sim`) runs the same
 //! code under one seed.
 //!
+//! * [`audit`]: lines of the log of administrative actions, and their check.
 //! * [`ids`], [`limits`], [`error`]: names, bounds and classes of failure that all rooms share.
 //! * [`reach`]: marks at places that the simulator's seeds have to reach; nothing in other builds.
 //! * [`replica`]: consensus of one chain on this node, as a pure function of events.
 //! * [`ledger`]: transactions to blocks, as pure logic.
 //! * [`storage`]: what is durable, on RocksDB and in memory.
 
+pub mod audit;
 pub mod error;
 pub mod ids;
 pub mod ledger;

@@ -11,6 +11,9 @@ pub const MESSAGE_OVERHEAD_BYTES: u64 = 64 * 1024;
 /// Longest transaction id in bytes.
 pub const TRANSACTION_ID_BYTES_MAX: usize = 64;
 
+/// Longest context that a proposal brings along, in bytes.
+pub const ENTRY_CONTEXT_BYTES_MAX: usize = 64;
+
 /// Bounds of one chain on one node. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "sim", derive(serde::Serialize, serde::Deserialize), serde(default))]

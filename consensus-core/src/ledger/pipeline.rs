@@ -81,6 +81,8 @@ pub struct Frame<T> {
 pub struct Batch {
     /// Names the batch towards the pipeline; never used again.
     pub number: u64,
+    /// Ordinal of the first transaction among all that were accepted, see [`Pipeline::accepted`]; the others follow.
+    pub first_ordinal: u64,
     /// What to give to [`encode_proposal`](super::encode_proposal); never empty.
     pub transactions: Vec<Transaction>,
 }
@@ -253,7 +255,7 @@ impl<T> Pipeline<T> {
         let bytes = transactions.iter().map(transaction_bytes).sum();
         let slots = self.take_slots(transactions.len() as u32);
         self.in_flight.push_back(InFlight { number, first_ordinal, keys, slots, bytes });
-        Some(Batch { number, transactions })
+        Some(Batch { number, first_ordinal, transactions })
     }
 
     /// When [`Pipeline::next_batch`] would cut at the latest; matters only while there is room and something in
@@ -324,6 +326,12 @@ impl<T> Pipeline<T> {
     /// Whether a transaction of this id waits for its outcome.
     pub fn is_waiting(&self, id: &[u8]) -> bool {
         self.ordinals.contains_key(&IdKey::of(id))
+    }
+
+    /// Transactions that were accepted so far: the ordinal of the next one. Those that attach to an earlier one of their
+    /// id have none.
+    pub fn accepted(&self) -> u64 {
+        self.next_ordinal
     }
 
     /// Transactions that wait for their outcome, queued or in flight.
