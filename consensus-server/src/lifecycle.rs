@@ -1,15 +1,15 @@
 //! A node from its first listener to its last answer.
 //!
-//! Start: listen (a port in use is found out before anything is touched), store, chain, peers, services. Stop:
-//! not ready, no new connections or submissions, leadership handed over, what was taken is answered, chain,
-//! peers, listeners; in less than five seconds. Nothing here decides anything about a chain.
+//! Start: listen (a port in use is found out before anything is touched), certificates, store, chain, peers,
+//! services. Stop: not ready, no new connections or submissions, leadership handed over, what was taken is
+//! answered, chain, peers, listeners; in less than five seconds. Nothing here decides anything about a chain.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use consensus_core::ids::ChainId;
+use consensus_core::ids::{ChainId, Hash};
 use consensus_core::ledger::CutterConfig;
 use consensus_core::replica::ReplicaConfig;
 use consensus_core::storage::group_commit::RoundReport;
@@ -22,18 +22,25 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 
 use crate::application::ledger::{LedgerHandle, LedgerOptions};
+use crate::audit::AuditLog;
 use crate::chain::{ChainHandle, ChainObserver};
 use crate::config::{Config, Listen};
 use crate::node::{self, Node, NodeConfig, Wiring};
 use crate::ops::{NodeView, http};
+use crate::security::acceptor::Acceptor;
+use crate::security::dialer::Dialer;
+use crate::security::refusals::Place;
+use crate::security::{self, Security};
 use crate::services::{self, AdminService, OrderingService, PeerService};
 use crate::telemetry::LogControl;
 use crate::telemetry::metrics::{ChainMetrics, Metrics, OrderingMetrics, PeerMetrics, WriterMetrics};
+use crate::telemetry::trace::{self, Exporter};
 use crate::transport::Links;
 use crate::transport::book::Book;
 use crate::transport::forward::PeerForwarder;
 use crate::transport::handshake::Handshake;
 use crate::transport::peer_streams::PeerStreams;
+use crate::transport::survey::Survey;
 
 /// The node's part of stopping: leadership, outcomes, the application, the store.
 const NODE_STOP_MAX: Duration = Duration::from_millis(4300);
@@ -46,14 +53,24 @@ pub struct Server {
     config: Arc<Config>,
     node: Node,
     view: Arc<NodeView>,
+    audit: AuditLog,
     streams: Arc<PeerStreams>,
     forwarder: Arc<PeerForwarder>,
+    security: Arc<Security>,
+    stops: Stops,
+    tasks: Vec<JoinHandle<()>>,
+    /// Carries spans to the collector, if there is one.
+    exporter: Option<Exporter>,
+}
+
+/// What ends when.
+#[derive(Debug)]
+struct Stops {
     stopping: watch::Sender<bool>,
     /// Clients' calls end.
     clients: CancellationToken,
     /// Peers' calls and operations end.
     rest: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
 }
 
 /// The three listeners, bound before anything else is touched.
@@ -108,10 +125,25 @@ struct Made {
 /// Connects the chain with its peers over gRPC and with the metrics.
 struct GrpcWiring {
     config: Arc<Config>,
+    dialer: Dialer,
     peer_metrics: PeerMetrics,
     chain_metrics: Arc<ChainMetrics>,
     writer_metrics: WriterMetrics,
     made: Mutex<Option<Made>>,
+}
+
+impl GrpcWiring {
+    fn new(config: Arc<Config>, dialer: Dialer, metrics: &Metrics, tracer: &trace::Tracer) -> Self {
+        let chain_name = &config.chain.name;
+        Self {
+            dialer,
+            peer_metrics: PeerMetrics::new(metrics, chain_name),
+            chain_metrics: Arc::new(ChainMetrics::new(metrics, chain_name).tracing(tracer)),
+            writer_metrics: WriterMetrics::new(metrics),
+            made: Mutex::default(),
+            config,
+        }
+    }
 }
 
 impl Wiring for GrpcWiring {
@@ -119,9 +151,10 @@ impl Wiring for GrpcWiring {
         let book = Arc::new(Book::new(&self.config, known, &self.peer_metrics));
         let address = self.config.own().peer_address.clone();
         let handshake = Arc::new(Handshake::new(identity.clone(), address, book.clone()));
-        let streams = Arc::new(PeerStreams::new(&self.config, handshake.clone(), self.peer_metrics.clone()));
+        let (dialer, metrics) = (self.dialer.clone(), self.peer_metrics.clone());
+        let streams = Arc::new(PeerStreams::new(&self.config, handshake.clone(), dialer.clone(), metrics));
         let bytes_max = self.config.limits.message_bytes_max();
-        let forwarder = Arc::new(PeerForwarder::new(handshake.clone(), bytes_max));
+        let forwarder = Arc::new(PeerForwarder::new(handshake.clone(), dialer, bytes_max));
         let links = Links { transport: streams.clone(), forwarder: forwarder.clone(), peers: book };
         *self.made.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Made { handshake, streams, forwarder });
@@ -142,24 +175,25 @@ impl Server {
     /// Starts a node; it serves when this returns, and is ready when its chain has a leader.
     ///
     /// # Errors
-    /// A data directory that cannot be used.
+    /// Certificates or a data directory that cannot be used.
     pub async fn start(config: Config, listeners: Listeners, log: LogControl) -> anyhow::Result<Self> {
         let config = Arc::new(config.listening_on(listeners.addresses()?));
         let metrics = Arc::new(Metrics::new(config.node_id.get()));
+        let security = Arc::new(Security::new(&config, &metrics)?);
         let chain_name = &config.chain.name;
-        let wiring = GrpcWiring {
-            config: config.clone(),
-            peer_metrics: PeerMetrics::new(&metrics, chain_name),
-            chain_metrics: Arc::new(ChainMetrics::new(&metrics, chain_name)),
-            writer_metrics: WriterMetrics::new(&metrics),
-            made: Mutex::default(),
-        };
+        let name = config.node_id.to_string();
+        let (tracer, exporter) = trace::start_if_wanted(config.tracing.as_ref(), &name, &metrics)?;
+        let wiring = GrpcWiring::new(config.clone(), security.dialer(), &metrics, &tracer);
         tracing::info!(node = config.node_id.get(), data = %config.data_dir.display(), "starting");
+        security::data_dir(&config.data_dir)
+            .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
         let node = Node::start(node_config(&config), &wiring).await?;
         let id = ChainId::derive(chain_name, config.chain.incarnation);
         let (chain, ledger) = node.chain(id).zip(node.ledger(id)).context("the node has started no chain")?;
         let (chain, ledger) = (chain.clone(), ledger.clone());
         let made = wiring.made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let audit = AuditLog::new(&config.data_dir);
+        audit.note("start", &started(config.digest)).await;
         let Made { handshake, streams, forwarder } = made.context("the node has wired no chain")?;
         let mut tasks = streams.start(chain.clone());
 
@@ -170,32 +204,42 @@ impl Server {
             ledger.clone(),
             book,
             wiring.chain_metrics.clone(),
+            Survey::new(handshake.clone(), security.dialer()),
+            security.clone(),
         ));
         let (clients, rest) = (CancellationToken::new(), CancellationToken::new());
         let (stopping, stop_seen) = watch::channel(false);
         let ordering_metrics = OrderingMetrics::new(&metrics, chain_name);
         tasks.push(tokio::spawn(follow_tip(ledger.clone(), ordering_metrics.clone(), rest.clone())));
         let ordering = OrderingService::new(ledger.clone(), &config, ordering_metrics, clients.clone());
-        let admin = AdminService::new(view.clone(), config.clone(), log.clone());
-        let (router, reporter) = services::client_router(&config, ordering, admin)?;
+        let admin = AdminService::new(view.clone(), config.clone(), log.clone(), audit.clone());
+        let (router, reporter) = services::client_router(&config, ordering, admin, security.refusals())?;
         tasks.push(tokio::spawn(services::report_health(
             reporter,
             view.clone(),
             Some(config.chain.name.clone()),
             stop_seen,
         )));
-        tasks.push(serve("listen.client", router, listeners.client, clients.clone()));
-        let peer =
-            PeerService::new(chain, ledger, handshake, &config, wiring.peer_metrics.clone(), rest.clone());
-        tasks.push(serve("listen.peer", services::peer_router(&config, peer), listeners.peer, rest.clone()));
-        tasks.push(serve_ops(
-            listeners.ops,
-            http::Ops { view: view.clone(), metrics, log, remote_log_changes: true },
+        let acceptor = security.acceptor(Place::Client, listeners.client)?;
+        tasks.push(serve("listen.client", router, acceptor, clients.clone()));
+        let peer = PeerService::new(
+            ledger,
+            view.clone(),
+            handshake,
+            &config,
+            wiring.peer_metrics.clone(),
             rest.clone(),
-        ));
+        );
+        let acceptor = security.acceptor(Place::Peer, listeners.peer)?;
+        tasks.push(serve("listen.peer", services::peer_router(&config, peer), acceptor, rest.clone()));
+        let refusals = Some(security.refusals().clone());
+        let served = http::Ops { view: view.clone(), metrics, log, audit: audit.clone(), refusals };
+        tasks.push(serve_ops(security.acceptor(Place::Ops, listeners.ops)?, served, rest.clone()));
+        tasks.extend(security.keep(audit.clone(), rest.clone()));
         let Listen { client, peer, ops } = config.listen;
         tracing::info!(node = config.node_id.get(), %client, %peer, %ops, "serving");
-        Ok(Self { config, node, view, streams, forwarder, stopping, clients, rest, tasks })
+        let stops = Stops { stopping, clients, rest };
+        Ok(Self { config, node, view, audit, streams, forwarder, security, stops, tasks, exporter })
     }
 
     /// The configuration with the addresses that are listened on.
@@ -208,9 +252,15 @@ impl Server {
         self.view.chain()
     }
 
+    /// Looks at the certificate files at once, without waiting for the next look.
+    pub fn reload(&self) {
+        self.security.reload();
+    }
+
     /// Stops in order; within five seconds.
     pub async fn stop(self) {
-        let Self { node, view, streams, forwarder, stopping, clients, rest, tasks, .. } = self;
+        let Self { node, view, audit, streams, forwarder, stops, tasks, exporter, .. } = self;
+        let Stops { stopping, clients, rest } = stops;
         tracing::info!("stopping");
         view.stop();
         stopping.send_replace(true);
@@ -223,12 +273,19 @@ impl Server {
         streams.stop();
         rest.cancel();
         let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
-        let ends = futures_util::future::join_all(tasks);
-        if tokio::time::timeout(CONNECTIONS_STOP_MAX, ends).await.is_err() {
+        let ends = tokio::time::timeout(CONNECTIONS_STOP_MAX, futures_util::future::join_all(tasks));
+        if tokio::join!(ends, trace::stop(exporter)).0.is_err() {
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
+        audit.note("stop", &[]).await;
         tracing::info!("stopped");
     }
+}
+
+/// What is written down when a node starts.
+pub(crate) fn started(configuration: Hash) -> [(&'static str, String); 2] {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    [("version", version), ("configuration", format!("sha256:{configuration}"))]
 }
 
 /// The node's part of the configuration.
@@ -273,23 +330,18 @@ fn node_config(config: &Config) -> NodeConfig {
     }
 }
 
-fn serve(
-    name: &'static str,
-    router: Router,
-    listener: TcpListener,
-    stop: CancellationToken,
-) -> JoinHandle<()> {
+fn serve(name: &'static str, router: Router, acceptor: Acceptor, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let incoming = services::incoming(listener, name);
+        let incoming = services::accepted(acceptor);
         if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
             tracing::error!(listener = name, %error, "serving has ended");
         }
     })
 }
 
-fn serve_ops(listener: TcpListener, ops: http::Ops, stop: CancellationToken) -> JoinHandle<()> {
+fn serve_ops(acceptor: Acceptor, ops: http::Ops, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
-        if let Err(error) = http::serve(listener, ops, stop).await {
+        if let Err(error) = http::serve(acceptor, ops, stop).await {
             tracing::error!(listener = "listen.ops", %error, "serving has ended");
         }
     })

@@ -12,6 +12,7 @@ use consensus_proto::cita::common::{ConsensusConfiguration, Proposal, ProposalWi
 use consensus_proto::cita::consensus_service_client::ConsensusServiceClient;
 use consensus_proto::cita::network::NetworkMsg;
 use consensus_proto::cita::network::network_msg_handler_service_client::NetworkMsgHandlerServiceClient;
+use consensus_server::audit::AuditLog;
 use consensus_server::config::LogFormat;
 use consensus_server::config::cita::Reconfigured;
 use consensus_server::ops::health::{Check, Checks};
@@ -20,6 +21,7 @@ use consensus_server::services::cita::{ConsensusService, NetworkMsgHandlerServic
 use consensus_server::services::{bind_everywhere, incoming, report_health};
 use consensus_server::telemetry::metrics::CallMetrics;
 use consensus_server::telemetry::{Metrics, logging};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -50,6 +52,10 @@ impl OpsView for View {
     fn status_json(&self) -> Value {
         json!({ "height": 7 })
     }
+
+    fn cluster_json(&self) -> BoxFuture<'_, Value> {
+        Box::pin(std::future::ready(json!({ "nodes": [] })))
+    }
 }
 
 /// Everything that is served, and what became of it.
@@ -61,6 +67,8 @@ struct Served {
     messages: Arc<Mutex<Vec<(u64, Bytes)>>>,
     full: Arc<AtomicBool>,
     _stopping: watch::Sender<bool>,
+    /// Of the audit log.
+    _directory: tempfile::TempDir,
     /// The log filter is this one's.
     _subscriber: Box<dyn Any>,
     stop: CancellationToken,
@@ -105,7 +113,9 @@ impl Served {
         let (stopping, stop_seen) = watch::channel(false);
         tokio::spawn(report_health(reporter, view.clone(), None, stop_seen));
         let (listener, ops) = any_port().await;
-        let served_ops = http::Ops { view: view.clone(), metrics, log, remote_log_changes: false };
+        let directory = tempfile::tempdir().expect("a directory");
+        let audit = AuditLog::new(directory.path());
+        let served_ops = http::Ops { view: view.clone(), metrics, log, audit, refusals: None };
         tokio::spawn(http::serve(listener, served_ops, stop.clone()));
         Self {
             grpc,
@@ -115,6 +125,7 @@ impl Served {
             messages,
             full,
             _stopping: stopping,
+            _directory: directory,
             _subscriber: Box::new(subscriber),
             stop,
         }

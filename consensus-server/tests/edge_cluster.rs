@@ -93,6 +93,7 @@ async fn the_status_of_a_node_tells_its_chain_and_its_peers() {
     let leader = cluster.leader().await;
     let mut client = ordering(cluster.server(leader)).await;
     client.submit(SubmitRequest { payload: "1".into(), ..Default::default() }).await.expect("committed");
+    cluster.ready().await;
     let status =
         admin(cluster.server(leader)).await.status(StatusRequest {}).await.expect("answers").into_inner();
     assert_eq!((status.cluster.as_str(), status.node_id, status.ready), ("test", leader.get(), true));

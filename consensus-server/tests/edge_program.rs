@@ -33,7 +33,7 @@ fn write(directory: &Path, text: &str) -> PathBuf {
 }
 
 const FREE: &str = "[node]\nid = 1\ncluster = 'c'\n[listen]\nclient = '127.0.0.1:0'\npeer = '127.0.0.1:0'\n\
-                    ops = '127.0.0.1:0'\n";
+                    ops = '127.0.0.1:0'\n[security]\ninsecure = true\n";
 
 /// A process that does not outlive its test.
 struct Process(Child);
@@ -102,7 +102,10 @@ fn wrong_usage_and_wrong_configuration_end_with_2() {
     assert!(code == Some(2) && said.contains("cannot be used with"), "{code:?} {said}");
     let (code, said) = run(&["config", "check", "nowhere.toml"], directory.path());
     assert!(code == Some(2) && said.starts_with("nowhere.toml: cannot be read"), "{code:?} {said}");
-    write(directory.path(), "[node]\nid = 1\ncluster = 'c'\n[raft]\ntick_ms = 0\n");
+    write(
+        directory.path(),
+        "[node]\nid = 1\ncluster = 'c'\n[raft]\ntick_ms = 0\n[security]\ninsecure = true\n",
+    );
     for command in [&["config", "check", "node.toml"][..], &["run", "-c", "node.toml"]] {
         let (code, said) = run(command, directory.path());
         let expected = "node.toml:5: raft.tick_ms is 0, must be between 5 and 10000\n";
@@ -179,6 +182,7 @@ fn get(address: SocketAddr, path: &str) -> (String, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_answer_over_http() {
     let cluster = alone("").await;
+    cluster.ready().await;
     let ops = cluster.servers[0].config().listen.ops;
     let answers = tokio::task::spawn_blocking(move || {
         assert_eq!(get(ops, "/livez"), ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));

@@ -276,7 +276,7 @@ impl<M: StateMachine> Task<M> {
                     } else {
                         let ticket = self.chain.next_ticket();
                         self.waiting.insert(ticket, waiter);
-                        proposals.push(Proposal { ticket, data: command });
+                        proposals.push(Proposal::new(ticket, command));
                     }
                 }
             }

@@ -13,6 +13,7 @@ mod frames;
 mod handle;
 mod recent;
 mod task;
+mod traced;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -31,6 +32,7 @@ use self::arrivals::Arrivals;
 use self::frames::Frames;
 use self::recent::Recent;
 use crate::chain::ChainHandle;
+use crate::telemetry::trace::TraceContext;
 use crate::transport::Forwarder;
 
 pub use handle::LedgerHandle;
@@ -82,6 +84,8 @@ pub struct Submission {
     pub acknowledgement: Acknowledgement,
     /// How often the frame was forwarded; one that was is never forwarded again.
     pub hops: u32,
+    /// The span above, if the frame is sampled.
+    pub trace: Option<TraceContext>,
 }
 
 /// The end of the ledger on this node.

@@ -27,7 +27,7 @@ use super::observer::{ChainObserver, RoundStats};
 use super::ticks::{Passed, Ticks};
 use super::writer::ChainWriter;
 use crate::application::ApplicationSender;
-use crate::transport::Transport;
+use crate::transport::{Transport, wire};
 
 /// Messages handled in one round.
 const ROUND_MESSAGES_MAX: usize = 256;
@@ -94,6 +94,7 @@ impl Driver {
             limits,
             inbox: inbox.clone(),
             status,
+            traces: observer.traces(),
             observer: observer.clone(),
             reader,
             writer: writer.clone(),
@@ -277,15 +278,22 @@ fn handle_all(
         handle(Event::Persisted { number });
     }
     if let Some(index) = waiting.applied {
+        performer.traces().applied(index);
         handle(Event::Applied { index });
     }
     if let Some(index) = waiting.snapshot_installed {
+        performer.traces().replaced(index);
         handle(Event::SnapshotInstalled { index });
     }
     if let Some((index, data)) = waiting.snapshot_built {
         handle(Event::SnapshotBuilt { index, data });
     }
     for (from, message) in waiting.messages {
+        if performer.traces().is_busy()
+            && let Some(index) = wire::acknowledged(&message)
+        {
+            performer.traces().acknowledged(from, index);
+        }
         handle(Event::PeerMessage { from, message });
     }
     for (peer, report) in waiting.reports {

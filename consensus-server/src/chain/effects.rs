@@ -7,8 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use consensus_core::ids::Ticket;
-use consensus_core::replica::{Effect, Effects, Outcome, Refusal, Report};
+use consensus_core::ids::{NodeId, Ticket};
+use consensus_core::replica::{Effect, Effects, Message, Outcome, Refusal, Report};
 use consensus_core::storage::WriteBatch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -18,7 +18,8 @@ use super::inbox::{ControlAnswer, ReadAnswer};
 use super::observer::{ChainObserver, PersistStats, RoundStats};
 use super::writer::ChainWriter;
 use crate::application::{ApplicationEvent, ApplicationSender};
-use crate::transport::Transport;
+use crate::telemetry::trace::BlockTraces;
+use crate::transport::{Transport, wire};
 
 /// Why a chain cannot go on.
 pub(super) struct Halt(pub(super) String);
@@ -70,6 +71,11 @@ impl Performer {
         }
     }
 
+    /// What follows the chain's sampled blocks.
+    pub(super) fn traces(&self) -> &BlockTraces {
+        self.handle.traces()
+    }
+
     /// A ticket for all reads of a round.
     pub(super) fn expect_reads(&mut self, answers: Vec<ReadAnswer>) -> Ticket {
         self.expect(Asker::Reads(answers))
@@ -88,6 +94,7 @@ impl Performer {
 
     /// Writes up to `number` are durable.
     pub(super) fn persisted(&mut self, number: u64, now: Instant) {
+        self.traces().durable(number);
         let mut stats = PersistStats::default();
         while let Some((oldest, since)) = self.under_way.front().copied() {
             if oldest > number {
@@ -134,6 +141,7 @@ impl Performer {
         match effect {
             Effect::Send { messages } => {
                 stats.messages_sent += messages.len();
+                self.note_sent(&messages);
                 self.transport.send(messages);
                 Ok(())
             }
@@ -144,6 +152,7 @@ impl Performer {
             Effect::WithdrawRequest => self.tell(ApplicationEvent::WithdrawRequest),
             Effect::Apply { entries } => {
                 stats.entries_committed += entries.len();
+                self.traces().committed(&entries);
                 self.tell(ApplicationEvent::Apply(entries))
             }
             Effect::BuildSnapshot => self.tell(ApplicationEvent::BuildSnapshot),
@@ -159,9 +168,22 @@ impl Performer {
         }
     }
 
+    fn note_sent(&self, messages: &[Message]) {
+        let traces = self.traces();
+        if !traces.is_on() {
+            return;
+        }
+        for wire::Accompanied { to, index, term, context } in wire::accompanied(messages) {
+            if let Some(peer) = NodeId::new(to) {
+                traces.sent(peer, index, term, context);
+            }
+        }
+    }
+
     fn run_persist(&mut self, batch: WriteBatch, stats: &mut RoundStats, now: Instant) -> Result<(), Halt> {
         stats.entries_written += batch.entries.len();
         stats.bytes_written += batch.bytes();
+        self.traces().appended(&batch);
         if batch.sync {
             self.under_way.push_back((batch.number, now));
         }

@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use super::inbox::Inbox;
 use super::observer::ChainObserver;
 use super::writer::ChainWriter;
+use crate::telemetry::trace::BlockTraces;
 
 /// One running chain, as seen from outside of its driver.
 #[derive(Clone)]
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     pub(super) inbox: Arc<Inbox>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) observer: Arc<dyn ChainObserver>,
+    pub(super) traces: BlockTraces,
     pub(super) reader: Arc<dyn LogReader>,
     pub(super) writer: ChainWriter,
     pub(super) tickets: AtomicU64,
@@ -55,6 +57,11 @@ impl ChainHandle {
     /// The bounds that the chain runs under.
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
+    }
+
+    /// What follows the chain's sampled blocks.
+    pub fn traces(&self) -> &BlockTraces {
+        &self.shared.traces
     }
 
     /// The newest published state: at most a tick old, some milliseconds under load, and never older than the

@@ -8,6 +8,8 @@ use std::time::Duration;
 use consensus_core::ids::NodeId;
 use consensus_core::replica::{Report, Status};
 
+use crate::telemetry::trace::BlockTraces;
+
 /// One round of the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoundStats {
@@ -57,6 +59,11 @@ pub trait ChainObserver: Send + Sync + 'static {
 
     /// The chain halted.
     fn halted(&self, _reason: &str) {}
+
+    /// What follows the chain's sampled blocks. Asked for once, at the start.
+    fn traces(&self) -> BlockTraces {
+        BlockTraces::off()
+    }
 }
 
 /// Nobody listens.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use bytes::Bytes;
+use consensus_core::audit::Entry;
 use consensus_core::ids::NodeId;
 use consensus_core::replica::Refusal;
 use consensus_proto::admin::admin_server::Admin;
@@ -23,6 +24,7 @@ use tonic::{Request, Response, Status};
 
 use super::view::CitaView;
 use crate::application::controller::{Command, VOUCHED_FOR, VoidRefused};
+use crate::audit::AuditLog;
 use crate::chain::ChainHandle;
 use crate::config::cita::address::{Short, peer_id};
 use crate::services::admin;
@@ -57,12 +59,13 @@ pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(super) struct CitaAdmin {
     view: Arc<CitaView>,
     log: LogControl,
+    audit: AuditLog,
 }
 
 impl CitaAdmin {
-    /// `log` is the filter that may be changed.
-    pub(super) fn new(view: Arc<CitaView>, log: LogControl) -> Self {
-        Self { view, log }
+    /// `log` is the filter that may be changed; what is done is written into `audit`.
+    pub(super) fn new(view: Arc<CitaView>, log: LogControl, audit: AuditLog) -> Self {
+        Self { view, log, audit }
     }
 
     /// Those of the controller's validators that are meant; an address may be cut after its first 8 bytes.
@@ -92,7 +95,33 @@ impl Admin for CitaAdmin {
         &self,
         request: Request<TransferLeaderRequest>,
     ) -> Result<Response<TransferLeaderReply>, Status> {
+        let entry = admin::transfer_entry(&request);
         let to = NodeId::new(request.into_inner().to_node_id);
+        self.audit.carry_out(entry, self.transfer(to)).await
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<SetLogFilterRequest>,
+    ) -> Result<Response<SetLogFilterReply>, Status> {
+        admin::set_log_filter(&self.log, &self.audit, request).await
+    }
+
+    async fn void_block(
+        &self,
+        request: Request<VoidBlockRequest>,
+    ) -> Result<Response<VoidBlockReply>, Status> {
+        let caller = admin::caller(&request);
+        let VoidBlockRequest { height, without } = request.into_inner();
+        let names: Vec<String> = without.iter().map(hex::encode).collect();
+        let entry =
+            Entry::new(&caller, "void-block", "").with("height", height).with("without", names.join(" "));
+        self.audit.carry_out(entry, self.void(height, &without)).await
+    }
+}
+
+impl CitaAdmin {
+    async fn transfer(&self, to: Option<NodeId>) -> Result<Response<TransferLeaderReply>, Status> {
         let Some((chain, _)) = self.view.seat() else {
             return Err(Status::failed_precondition(self.view.no_seat()));
         };
@@ -106,22 +135,11 @@ impl Admin for CitaAdmin {
         admin::transfer(&chain, to, |refusal| refused(&chain, refusal)).await
     }
 
-    async fn set_log_filter(
-        &self,
-        request: Request<SetLogFilterRequest>,
-    ) -> Result<Response<SetLogFilterReply>, Status> {
-        admin::set_log_filter(&self.log, request)
-    }
-
-    async fn void_block(
-        &self,
-        request: Request<VoidBlockRequest>,
-    ) -> Result<Response<VoidBlockReply>, Status> {
-        let VoidBlockRequest { height, without } = request.into_inner();
+    async fn void(&self, height: u64, without: &[Bytes]) -> Result<Response<VoidBlockReply>, Status> {
         let Some((chain, commands)) = self.view.seat() else {
             return Err(Status::failed_precondition(self.view.no_seat()));
         };
-        let validators = self.validators(&without)?;
+        let validators = self.validators(without)?;
         let (answer, outcome) = oneshot::channel();
         let busy = || Status::unavailable("this node takes no decision now: try again");
         commands.try_send(Command::VoidWithout { height, validators, answer }).map_err(|_| busy())?;
@@ -236,7 +254,7 @@ mod tests {
         let config = CitaConfig::parse(&text, "config.toml", dir).expect("valid");
         let log = logging::build("info", LogFormat::Human).expect("valid").1;
         let service = Service::start(config, log.clone()).await.expect("starts");
-        let admin = CitaAdmin::new(service.view.clone(), log);
+        let admin = CitaAdmin::new(service.view.clone(), log, service.audit.clone());
         (service, admin)
     }
 

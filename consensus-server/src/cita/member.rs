@@ -21,6 +21,7 @@ use crate::config::cita::address::Short;
 use crate::ops::OpsView;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{ChainMetrics, ControllerMetrics, ExchangeMetrics, WriterMetrics};
+use crate::telemetry::trace::Tracer;
 use crate::transport::cita::{Carrier, Exchange, ExchangeConfig, Letter};
 
 /// What is larger goes through the network in pieces of this size.
@@ -42,6 +43,8 @@ pub struct Member {
     pub hints: watch::Receiver<Option<Reconfigured>>,
     /// Where its series are registered, once.
     pub metrics: Arc<Metrics>,
+    /// Makes its spans.
+    pub tracer: Tracer,
     /// Makes it stop.
     pub stop: CancellationToken,
 }
@@ -62,8 +65,9 @@ impl Member {
 
     /// The seat, and what can be seen of it.
     pub(super) fn seat(self) -> (Seat, Arc<CitaView>) {
-        let Self { config, controller, exchange, letters, hints, metrics, stop } = self;
-        let chain_metrics = Arc::new(ChainMetrics::new(&metrics, group::CHAIN).naming(named));
+        let Self { config, controller, exchange, letters, hints, metrics, tracer, stop } = self;
+        let chain_metrics =
+            Arc::new(ChainMetrics::new(&metrics, group::CHAIN).naming(named).tracing(&tracer));
         let address = hex::encode(&config.own_address);
         let view = Arc::new(CitaView::new(config.node_id, address, exchange.clone(), chain_metrics.clone()));
         let seat = Seat {

@@ -29,11 +29,15 @@ use self::admin::CitaAdmin;
 use self::member::Member;
 use self::view::CitaView;
 use crate::application::controller::GrpcController;
+use crate::audit::AuditLog;
 use crate::config::CitaConfig;
+use crate::config::cita::address::Short;
+use crate::lifecycle;
 use crate::ops::http::{self, Ops};
 use crate::services::{self, cita::ConsensusService, cita::NetworkMsgHandlerService};
 use crate::telemetry::LogControl;
 use crate::telemetry::metrics::{CallMetrics, ExchangeMetrics, Metrics};
+use crate::telemetry::trace::{self, Exporter};
 use crate::transport::cita::direct::{DirectCarrier, ExchangeService};
 use crate::transport::cita::network::NetworkCarrier;
 use crate::transport::cita::{Carrier, Exchange, Letter};
@@ -69,6 +73,7 @@ pub async fn run(config: CitaConfig, log: LogControl) -> anyhow::Result<()> {
 /// A service that runs.
 struct Service {
     view: Arc<CitaView>,
+    audit: AuditLog,
     seat: JoinHandle<anyhow::Result<()>>,
     exchange: Arc<Exchange>,
     stopping: watch::Sender<bool>,
@@ -77,6 +82,8 @@ struct Service {
     /// Everything else ends.
     rest: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
+    /// Carries spans to the collector, if there is one.
+    exporter: Option<Exporter>,
 }
 
 impl Service {
@@ -102,6 +109,8 @@ impl Service {
             Some(address) => Some(admin::bind(address).await?),
             None => None,
         };
+        let audit = AuditLog::new(&config.data_dir);
+        audit.note("start", &lifecycle::started(config.digest)).await;
         let metrics = Arc::new(Metrics::new(config.node_id.get()));
         metrics.watch_log(log.clone());
         let rest = CancellationToken::new();
@@ -110,6 +119,8 @@ impl Service {
         let (exchange, letters) = exchange(&config, &metrics, port, &rest, &mut tasks);
         let (newest, hints) = watch::channel(None);
         let leave = CancellationToken::new();
+        let name = Short(config.node_id).to_string();
+        let (tracer, exporter) = trace::start_if_wanted(config.tracing.as_ref(), &name, &metrics)?;
         let (seat, view) = Member {
             config: config.clone(),
             controller: Arc::new(GrpcController::on_port(config.controller_port)),
@@ -117,6 +128,7 @@ impl Service {
             letters,
             hints,
             metrics: metrics.clone(),
+            tracer,
             stop: leave.clone(),
         }
         .seat();
@@ -131,20 +143,21 @@ impl Service {
         tasks.push(tokio::spawn(services::report_health(reporter, view.clone(), None, stop_seen)));
         tasks.push(serve(router, grpc, "grpc_listen_port", rest.clone()));
         if let Some(listener) = admin {
-            let router = services::admin_router(CitaAdmin::new(view.clone(), log.clone()))?;
+            let router = services::admin_router(CitaAdmin::new(view.clone(), log.clone(), audit.clone()))?;
             tasks.push(serve(router, listener, "admin_addr", rest.clone()));
         }
         if let Some(listener) = ops {
-            let ops = Ops { view: view.clone(), metrics: metrics.clone(), log, remote_log_changes: false };
+            let (view, metrics, audit) = (view.clone(), metrics.clone(), audit.clone());
+            let ops = Ops { view, metrics, log, audit, refusals: None };
             tasks.push(serve_ops(listener, ops, rest.clone()));
         }
         let seat = tokio::spawn(seat.run());
-        Ok(Self { view, seat, exchange, stopping, leave, rest, tasks })
+        Ok(Self { view, audit, seat, exchange, stopping, leave, rest, tasks, exporter })
     }
 
     /// Stops in order: leadership is handed over, the chain ends, the connections close.
     async fn stop(self) {
-        let Self { view, seat, exchange, stopping, leave, rest, tasks } = self;
+        let Self { view, audit, seat, exchange, stopping, leave, rest, tasks, exporter } = self;
         tracing::info!("stopping");
         view.stop();
         stopping.send_replace(true);
@@ -155,9 +168,11 @@ impl Service {
         exchange.stop();
         rest.cancel();
         let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
-        if tokio::time::timeout(CONNECTIONS_STOP_MAX, futures_util::future::join_all(tasks)).await.is_err() {
+        let ends = tokio::time::timeout(CONNECTIONS_STOP_MAX, futures_util::future::join_all(tasks));
+        if tokio::join!(ends, trace::stop(exporter)).0.is_err() {
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
+        audit.note("stop", &[]).await;
         tracing::info!("stopped");
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use consensus_core::ids::NodeId;
 use consensus_core::replica::{PeerProgress, Role, Status};
-use consensus_proto::admin::{self, ChainStatus, NodeStatus, PeerStatus};
+use consensus_proto::admin::{self, ChainStatus, LeaderChange, NodeStatus, PeerStatus};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,9 @@ use tokio::sync::{mpsc, watch};
 use super::group::{CHAIN, CLUSTER};
 use crate::application::controller::{Command, Configuration, ControllerStatus};
 use crate::chain::ChainHandle;
-use crate::ops::OpsView;
+use crate::config::cita::address::Short;
 use crate::ops::health::{Check, Checks, liveness, readiness};
+use crate::ops::{OpsView, change_json, change_record};
 use crate::telemetry::metrics::ChainMetrics;
 use crate::telemetry::unix_time_ms;
 use crate::transport::PeerLink;
@@ -178,6 +180,7 @@ impl CitaView {
             validator: hex::decode(&self.address).unwrap_or_default().into(),
             waits: self.place().waits.clone().unwrap_or_default(),
             controller: Some(controller_record(&self.controller.borrow())),
+            alarms: Vec::new(),
         }
     }
 
@@ -201,6 +204,8 @@ impl CitaView {
             learners: status.learners.clone(),
             peers: self.exchange.peers().into_iter().map(|link| peer_status(link, &status)).collect(),
             leader_changes: self.metrics.leader_changes(),
+            recent_leader_changes: self.changes(),
+            sync_time_us: self.metrics.sync_time_us(),
             // Blocks and their transactions are the controller's.
             leader_address: String::new(),
             tip_hash: Bytes::new(),
@@ -245,10 +250,7 @@ impl OpsView for CitaView {
         let stopping = self.stopping.load(Ordering::Relaxed);
         let controller = self.controller_status();
         let mut checks = match self.status() {
-            Some((_, status)) => {
-                let leader = self.leader_of(&status);
-                readiness(&Status { leader, ..Status::clone(&status) }, stopping).0
-            }
+            Some((_, status)) => readiness(&status, stopping).0,
             None => {
                 let why = self.place().waits.clone().unwrap_or_else(|| "starting".to_owned());
                 vec![Check { name: "seat", ok: !self.is_validator() && !stopping, found: why }]
@@ -282,6 +284,38 @@ impl OpsView for CitaView {
             "controller": self.controller_status(),
             "chains": chains,
         })
+    }
+
+    /// The others are not asked: the network carries what the protocol needs. What is known of them is shown.
+    fn cluster_json(&self) -> BoxFuture<'_, Value> {
+        let own = json!({
+            "node_id": self.own,
+            "address": self.address,
+            "own": true,
+            "reached": true,
+            "status": self.status_json(),
+        });
+        let known = |link: PeerLink| {
+            json!({
+                "node_id": link.node_id,
+                "address": link.address,
+                "own": false,
+                "reached": false,
+                "unasked": true,
+                "connected": link.connected,
+                "last_heard_ms": link.last_heard_ms,
+            })
+        };
+        let nodes: Vec<Value> =
+            std::iter::once(own).chain(self.exchange.peers().into_iter().map(known)).collect();
+        let mut cluster = json!({
+            "cluster": CLUSTER,
+            "asked": self.own,
+            "now_ms": unix_time_ms(),
+            "nodes": nodes,
+        });
+        write_ids(&mut cluster);
+        Box::pin(std::future::ready(cluster))
     }
 }
 
@@ -323,7 +357,35 @@ impl CitaView {
             "learners": status.learners,
             "peers": peers,
             "leader_changes": self.metrics.leader_changes(),
+            "recent_leader_changes": self.changes().iter().map(change_json).collect::<Vec<_>>(),
+            "sync_time_us": self.metrics.sync_time_us(),
         })
+    }
+
+    fn changes(&self) -> Vec<LeaderChange> {
+        self.metrics.recent_leader_changes().into_iter().map(change_record).collect()
+    }
+}
+
+/// Node ids in what the page is told, as everybody writes them: a browser does not keep 64 bits of a number.
+fn write_ids(value: &mut Value) {
+    let written = |id: &mut Value| {
+        if let Some(node) = id.as_u64().and_then(NodeId::new) {
+            *id = Value::String(Short(node).to_string());
+        }
+    };
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(write_ids),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match (name.as_str(), &mut *value) {
+                    ("node_id" | "leader_id" | "asked", id) => written(id),
+                    ("voters" | "learners", Value::Array(ids)) => ids.iter_mut().for_each(written),
+                    (_, value) => write_ids(value),
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -9,7 +9,10 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use consensus_server::config::{CLIENT_PORT, Config, Listen, LogFormat, OPS_PORT, PEER_PORT};
 use consensus_server::lifecycle::{Listeners, Server};
+use consensus_server::security;
 use consensus_server::telemetry::logging;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{EXIT_USAGE, cita, serve, told};
@@ -38,7 +41,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once
+    /// Runs a node until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP reads the certificates again
     Run(Run),
     /// Looks at configuration files
     Config {
@@ -89,6 +92,10 @@ pub(super) fn run() -> ExitCode {
 fn check(file: &Path) -> ExitCode {
     match Config::load(file) {
         Ok(config) => {
+            if let Err(error) = security::check(&config) {
+                eprintln!("{error}");
+                return ExitCode::from(EXIT_USAGE);
+            }
             let (node, cluster, members) = (config.node_id, &config.cluster, config.members.len());
             println!("{}: fine: node {node} of cluster {cluster}, {members} member(s)", file.display());
             ExitCode::SUCCESS
@@ -113,6 +120,8 @@ fn run_node(run: Run) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    // What a node writes is for its owner alone: it holds everything that clients have submitted.
+    umask(Mode::RWXG | Mode::RWXO);
     let (threads, dev) = (config.worker_threads, run.dev.is_some());
     match serve(threads, &log, serve_node(config, log.clone(), dev)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,30 +137,46 @@ async fn serve_node(config: Config, log: logging::LogControl, dev: bool) -> anyh
     if dev {
         print!("{}", welcome(server.config()));
     }
-    let name = signals.next().await;
+    let name = signals.stop(&server).await;
     tracing::info!(signal = name, "asked to stop");
     tokio::select! {
         () = server.stop() => Ok(()),
-        name = signals.next() => {
+        name = signals.stop_again() => {
             tracing::warn!(signal = name, "asked to stop again, ending at once");
             std::process::exit(EXIT_IMPATIENT);
         }
     }
 }
 
-/// The signals that stop a node.
+/// The signals that a node understands.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The name of the next one.
-    async fn next(&mut self) -> &'static str {
+    /// The name of the one that stops the node. SIGHUP makes it look at its certificate files until then.
+    async fn stop(&mut self, server: &Server) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => server.reload(),
+            }
+        }
+    }
+
+    /// The name of a further one that stops it.
+    async fn stop_again(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

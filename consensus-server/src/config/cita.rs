@@ -14,6 +14,7 @@
 //! | `snapshot_every_entries` | 256 | new: entries between two snapshots of the log |
 //! | `admin_addr` | none | new: `ip:port` of the admin service |
 //! | `[consensus_raft.peers]` | none | new: address in hex -> `"host:port"`; direct streams instead of the network service |
+//! | `[consensus_raft.tracing]` | none | new: `endpoint`, `ratio` and `service_name` of traces |
 //! | `[system_config] chain_id` | none | read only, in hex: guards against messages of another chain |
 
 pub mod address;
@@ -27,9 +28,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consensus_core::ids::NodeId;
+use consensus_core::ids::{Hash, NodeId};
 
-use super::{Mistakes, Raft, mistake};
+use super::{Mistakes, Raft, Tracing, mistake};
 
 /// Port of the service unless the configuration says otherwise.
 pub const GRPC_PORT: u16 = 50001;
@@ -73,8 +74,12 @@ pub struct CitaConfig {
     pub log: CitaLog,
     /// Metrics.
     pub metrics: CitaMetrics,
+    /// Where traces go, if any are made.
+    pub tracing: Option<Tracing>,
     /// What is odd and yet accepted, a line each, to be logged once logging is set up.
     pub warnings: Vec<String>,
+    /// SHA-256 of the text that all this is from.
+    pub digest: Hash,
 }
 
 /// What the controller says about the chain while it runs, in force from the height after the one named.

@@ -6,6 +6,8 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::security::PinsTyped;
+
 /// A value that may be left out.
 pub(crate) type Typed<T> = Option<Spanned<T>>;
 
@@ -16,12 +18,14 @@ pub(crate) struct File {
     pub(crate) node: Node,
     pub(crate) chain: Chain,
     pub(crate) listen: Listen,
+    pub(crate) security: Security,
     pub(crate) peers: Vec<Spanned<Peer>>,
     pub(crate) raft: Raft,
     pub(crate) block: Block,
     pub(crate) limits: Limits,
     pub(crate) submit: Submit,
     pub(crate) log: Log,
+    pub(crate) tracing: Tracing,
 }
 
 /// `[node]`
@@ -51,6 +55,18 @@ pub(crate) struct Listen {
     pub(crate) ops: Typed<String>,
 }
 
+/// `[security]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Security {
+    pub(crate) insecure: Typed<bool>,
+    pub(crate) certificate: Typed<String>,
+    pub(crate) key: Typed<String>,
+    pub(crate) ca: Typed<String>,
+    pub(crate) ops_plaintext: Typed<bool>,
+    pub(crate) accept_expired: Typed<bool>,
+}
+
 /// One of `[[peers]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +74,8 @@ pub(crate) struct Peer {
     pub(crate) id: Spanned<u64>,
     pub(crate) peer: Spanned<String>,
     pub(crate) client: Spanned<String>,
+    #[serde(default)]
+    pub(crate) public_key: Typed<PinsTyped>,
 }
 
 /// `[raft]`
@@ -117,4 +135,13 @@ pub(crate) struct Submit {
 pub(crate) struct Log {
     pub(crate) filter: Typed<String>,
     pub(crate) format: Typed<String>,
+}
+
+/// `[tracing]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Tracing {
+    pub(crate) endpoint: Typed<String>,
+    pub(crate) ratio: Typed<f64>,
+    pub(crate) service_name: Typed<String>,
 }

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, in words that lead to the place: file, line, key, value, bound.
 
 use std::fmt;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -26,16 +27,31 @@ pub struct Mistakes {
     pub list: Vec<Mistake>,
 }
 
+/// Largest file: a longer one is something else.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest key and longest words of a line on screen.
+const SHOWN_CHARACTERS_MAX: usize = 900;
+
 /// The text of a file.
 ///
 /// # Errors
 /// That it cannot be read, as the only mistake.
 pub(super) fn read(path: &Path) -> Result<String, Mistakes> {
-    let unreadable = |error| Mistakes {
+    let unreadable = |why: String| Mistakes {
         file: path.display().to_string(),
-        list: vec![Mistake { line: None, key: String::new(), what: format!("cannot be read: {error}") }],
+        list: vec![Mistake { line: None, key: String::new(), what: format!("cannot be read: {why}") }],
     };
-    std::fs::read_to_string(path).map_err(unreadable)
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| unreadable(error.to_string()))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(unreadable(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let position = error.utf8_error().valid_up_to();
+        unreadable(format!("it is no UTF-8 text from byte {position} on"))
+    })
 }
 
 impl fmt::Display for Mistakes {
@@ -50,29 +66,76 @@ impl fmt::Display for Mistakes {
             }
             f.write_str(": ")?;
             if !mistake.key.is_empty() {
-                write!(f, "{} ", mistake.key)?;
+                write!(f, "{} ", legible(&mistake.key))?;
             }
-            f.write_str(&mistake.what)?;
+            f.write_str(&legible(&mistake.what))?;
         }
         Ok(())
     }
 }
 
-/// The line of a byte position, from 1.
-pub(super) fn line_of(text: &str, position: usize) -> usize {
-    let before = text.as_bytes().iter().take(position);
-    1 + before.filter(|byte| **byte == b'\n').count()
+/// What a file says, as a part of one line on screen: of moderate length, and nothing that a terminal obeys.
+pub(super) fn legible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len().min(4 * SHOWN_CHARACTERS_MAX));
+    let mut characters = text.chars();
+    for character in characters.by_ref().take(SHOWN_CHARACTERS_MAX) {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    match characters.count() {
+        0 => {}
+        more => shown.push_str(&format!("... ({more} more characters)")),
+    }
+    shown
+}
+
+/// Where the lines of a text begin, so that each of many mistakes finds its own at once.
+#[derive(Debug)]
+pub(super) struct Lines {
+    newlines: Vec<usize>,
+}
+
+impl Lines {
+    pub(super) fn of(text: &str) -> Self {
+        Self { newlines: text.match_indices('\n').map(|(position, _)| position).collect() }
+    }
+
+    /// The line of a byte position, from 1.
+    pub(super) fn at(&self, position: usize) -> usize {
+        1 + self.newlines.partition_point(|newline| *newline < position)
+    }
 }
 
 /// What the TOML reader or serde found wrong: syntax, a wrong type, an unknown or a missing key.
 pub(super) fn of_text(text: &str, error: &toml::de::Error) -> Mistake {
-    let line = error.span().map(|span: Range<usize>| line_of(text, span.start));
-    let message =
-        error.message().replace("unknown field", "unknown key").replace("missing field", "missing key");
+    let place = error.span().map(|span: Range<usize>| span.start);
+    // Of a key with too many parts the reader does not say where it is.
+    let line = Some(Lines::of(text).at(place.unwrap_or_else(|| most_dots(text))));
+    let message = error
+        .message()
+        .replace("unknown field", "unknown key")
+        .replace("missing field", "missing key")
+        .replace("recursion limit", "nested too deep");
     match key_of(error) {
         Some(key) => Mistake { line, key: format!("{key}:"), what: message },
         None => Mistake { line, key: String::new(), what: message },
     }
+}
+
+/// Where the line with most dots begins, the first of several.
+fn most_dots(text: &str) -> usize {
+    let (mut start, mut most) = (0, (0, 0));
+    for line in text.split_inclusive('\n') {
+        let dots = line.matches('.').count();
+        if dots > most.0 {
+            most = (dots, start);
+        }
+        start += line.len();
+    }
+    most.1
 }
 
 /// The key that serde was reading; the reader knows it only as a trailing "in `key`" of its own text.

@@ -5,8 +5,11 @@
 //! and bound, and all of them are reported at once. Nothing here touches the network or the data directory.
 
 pub mod cita;
+mod endpoint;
 mod file;
 mod mistake;
+mod security;
+mod tracing;
 mod validate;
 
 #[cfg(test)]
@@ -16,11 +19,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consensus_core::ids::NodeId;
+use consensus_core::ids::{Hash, NodeId};
 use consensus_core::limits::Limits;
 
 pub use cita::CitaConfig;
 pub use mistake::{Mistake, Mistakes};
+pub use security::{Pin, Security, Tls};
+pub use tracing::Tracing;
 
 /// Port of the client service unless the configuration says otherwise.
 pub const CLIENT_PORT: u16 = 7400;
@@ -44,6 +49,8 @@ pub struct Config {
     pub chain: Chain,
     /// Addresses to listen on.
     pub listen: Listen,
+    /// Who may talk to it.
+    pub security: Security,
     /// Every member of the chain, this node included, ascending by id.
     pub members: Vec<Member>,
     /// Clock of the Raft protocol.
@@ -58,6 +65,10 @@ pub struct Config {
     pub submit_deadline: Duration,
     /// Logging.
     pub log: Log,
+    /// SHA-256 of the text that all this is from.
+    pub digest: Hash,
+    /// Where traces go, if any are made.
+    pub tracing: Option<Tracing>,
 }
 
 /// The chain that the node takes part in.
@@ -89,6 +100,8 @@ pub struct Member {
     pub peer_address: String,
     /// `host:port` at which clients reach it.
     pub client_address: String,
+    /// The public keys that it may present; empty: none is asked for.
+    pub public_keys: Vec<Pin>,
 }
 
 /// Clock of the Raft protocol.
@@ -183,7 +196,8 @@ impl Config {
     /// A one-node chain in `data_dir` with all defaults.
     pub fn dev(data_dir: &Path, listen: Listen) -> Self {
         let text = format!(
-            "[node]\nid = 1\ncluster = 'dev'\ndata_dir = '.'\n[listen]\nclient = '{}'\npeer = '{}'\nops = '{}'\n",
+            "[node]\nid = 1\ncluster = 'dev'\ndata_dir = '.'\n[listen]\nclient = '{}'\npeer = '{}'\nops = '{}'\n\
+             [security]\ninsecure = true\n",
             listen.client, listen.peer, listen.ops
         );
         let mut config = Self::parse(&text, "dev", Path::new(""))

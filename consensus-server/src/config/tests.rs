@@ -27,7 +27,26 @@ client = '127.0.0.1:7410'
 
 [raft]
 tick_ms = 50
+
+[security]
+insecure = true
 ";
+
+/// The same with mutual TLS.
+fn with_tls() -> String {
+    let text = GOOD.replace("insecure = true", "certificate = 'n.crt'\nkey = '/keys/n.key'\nca = 'ca.crt'");
+    let text =
+        text.replace("client = 'node1:7400'", &format!("client = 'node1:7400'\npublic_key = '{}'", pin('a')));
+    text.replace(
+        "client = '127.0.0.1:7410'\n\n[raft]",
+        &format!("client = '127.0.0.1:7410'\npublic_key = ['{}', '{}']\n\n[raft]", pin('b'), pin('c')),
+    )
+}
+
+/// The text of a public key, of one digit.
+fn pin(digit: char) -> String {
+    format!("sha256:{}", String::from(digit).repeat(64))
+}
 
 fn parse(text: &str) -> Result<Config, Mistakes> {
     Config::parse(text, "node.toml", Path::new("/etc/consensus"))
@@ -57,11 +76,95 @@ fn a_file_means_what_it_says() {
 
 #[test]
 fn without_peers_the_chain_has_one_member() {
-    let config = parse("[node]\nid = 7\ncluster = 'c'\n").expect("valid");
+    let config = parse("[node]\nid = 7\ncluster = 'c'\n[security]\ninsecure = true\n").expect("valid");
     assert_eq!(config.members.len(), 1);
     assert_eq!(config.own().peer_address, "127.0.0.1:7401");
     let limits = Limits { inflight_proposals_max: config.block.inflight_max, ..Limits::default() };
     assert_eq!(config.limits, limits);
+}
+
+#[test]
+fn security_is_plaintext_or_three_files_beside_the_configuration() {
+    assert_eq!(parse(GOOD).expect("valid").security, Security::INSECURE);
+    let config = parse(&with_tls()).expect("valid");
+    let tls = Tls {
+        certificate: "/etc/consensus/n.crt".into(),
+        key: "/keys/n.key".into(),
+        ca: "/etc/consensus/ca.crt".into(),
+        accept_expired: false,
+    };
+    assert_eq!(config.security, Security { tls: Some(tls), ops_plaintext: false });
+    let keys = |id: u64| config.members[id as usize - 1].public_keys.iter().map(Pin::to_string);
+    assert_eq!(keys(1).collect::<Vec<_>>(), [pin('a')]);
+    assert_eq!(keys(2).collect::<Vec<_>>(), [pin('b'), pin('c')], "two while it changes its key");
+}
+
+#[test]
+fn operations_speak_tls_beyond_this_host_unless_the_file_says_otherwise() {
+    for (ops, extra, expected) in [
+        ("127.0.0.1:7412", "", false),
+        ("[::1]:7412", "", false),
+        ("0.0.0.0:7412", "", true),
+        ("10.0.0.1:7412", "", true),
+        ("10.0.0.1:7412", "ops_plaintext = true\n", false),
+    ] {
+        let text = with_tls().replace("127.0.0.1:7412", ops) + extra;
+        let config = parse(&text).expect("valid");
+        assert_eq!(config.security.ops_speaks_tls(config.listen.ops), expected, "{ops} {extra}");
+    }
+    let open = with("ops = '127.0.0.1:7412'", "ops = '0.0.0.0:7412'");
+    let config = parse(&open).expect("insecure allows it");
+    assert!(!config.security.ops_speaks_tls(config.listen.ops));
+}
+
+#[test]
+fn each_mistake_of_security_is_named() {
+    let tls = with_tls();
+    for (text, expected) in [
+        (
+            with("[security]\ninsecure = true\n", ""),
+            "node.toml: [security] is missing, must be either insecure = true",
+        ),
+        (with("insecure = true", "insecure = false"), "node.toml:25: [security] is missing, must be either"),
+        (
+            with("[security]\ninsecure = true\n", "").replace("127.0.0.1:7412", "0.0.0.0:7412"),
+            "node.toml:9: listen.ops is 0.0.0.0:7412, which is not only this host: needs certificates",
+        ),
+        (
+            with("insecure = true", "insecure = true\nkey = 'k'"),
+            "node.toml:26: security.key is given, must not be with security.insecure",
+        ),
+        (
+            with("insecure = true", "insecure = true\naccept_expired = true"),
+            "node.toml:26: security.accept_expired is true, which only TLS reads",
+        ),
+        (tls.replace("key = '/keys/n.key'\n", ""), "node.toml: security.key is missing, must be the file of"),
+        (tls.replace("'ca.crt'", "''"), "node.toml:29: security.ca is empty, must be the file of"),
+        (
+            tls.replace(&format!("public_key = '{}'\n", pin('a')), ""),
+            "node.toml:11: peers.public_key is missing for node 1, must be the SHA-256",
+        ),
+        (tls.replace(&pin('a'), "abc"), "node.toml:15: peers.public_key is \"abc\", must begin with"),
+        (
+            tls.replace(&pin('a'), "sha256:12"),
+            "node.toml:15: peers.public_key is \"sha256:12\", must have 64 hex digits",
+        ),
+        (
+            tls.replace(&pin('c'), &pin('a')),
+            &format!("node.toml:21: peers.public_key is {}, which is given for node 1 too", pin('a')),
+        ),
+        (
+            tls.replace(&format!("'{}', '{}'", pin('b'), pin('c')), ""),
+            "node.toml:21: peers.public_key has 0 keys, must have between 1 and 4",
+        ),
+        (
+            with("client = 'node1:7400'", "client = 'node1:7400'\npublic_key = 7"),
+            "node.toml:15: peers.public_key: expected a text",
+        ),
+    ] {
+        let found = mistakes(&text);
+        assert!(found.starts_with(expected), "found    {found}\nexpected {expected}");
+    }
 }
 
 #[test]
@@ -78,6 +181,8 @@ fn each_kind_of_mistake_names_file_line_key_value_and_bound() {
         // Text that is no TOML
         (with("[node]", "[node"), "node.toml:1: unclosed table, expected `]`"),
         (with("id = 2", "id = 2\nid = 3"), "node.toml:3: duplicate key"),
+        (with("id = 2", &format!("{}a = 1", "a.".repeat(100))), "node.toml:2: nested too deep"),
+        (with("id = 2", &format!("id = {}", "[".repeat(100))), "node.toml:2: "),
         // Keys
         (with("tick_ms = 50", "tick_msec = 50"), "node.toml:22: raft: unknown key `tick_msec`"),
         (with("[raft]", "[rafts]"), "node.toml:21: unknown key `rafts`"),
@@ -178,6 +283,32 @@ fn each_kind_of_mistake_names_file_line_key_value_and_bound() {
 }
 
 #[test]
+fn what_a_file_says_cannot_command_the_terminal_or_fill_the_screen() {
+    let found = mistakes(&with("tick_ms = 50", "\"a\\u001b[2J\\nb\" = 1"));
+    assert!(found.contains("a\\u{1b}[2J\\nb"), "{found}");
+    let found = mistakes(&with("cluster = 'demo'", &format!("cluster = '{}'", "x".repeat(100_000))));
+    assert!(found.len() < 1500 && found.ends_with("more characters)"), "{found}");
+}
+
+#[test]
+fn too_many_members_are_one_mistake() {
+    let peers: String = (0..65).map(|_| "[[peers]]\nid = 0\npeer = ''\nclient = ''\n").collect();
+    let found = mistakes(&with("[raft]", &format!("{peers}[raft]")));
+    assert_eq!(found, "node.toml:269: [[peers]] has 67 entries, must have at most 64");
+}
+
+#[test]
+fn another_kind_of_file_is_not_read_to_its_end() {
+    let large = Config::load(Path::new("/dev/zero")).expect_err("endless").to_string();
+    assert_eq!(large, "/dev/zero: cannot be read: it is larger than 1048576 bytes");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.toml");
+    std::fs::write(&path, b"[node]\n\xff").expect("writes");
+    let binary = Config::load(&path).expect_err("no text").to_string();
+    assert!(binary.ends_with("cannot be read: it is no UTF-8 text from byte 7 on"), "{binary}");
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once_in_the_order_of_their_lines() {
     let text = with("tick_ms = 50", "tick_ms = 0").replacen("cluster = 'demo'", "cluster = ''", 1);
     let found = mistakes(&text);
@@ -195,9 +326,10 @@ fn a_file_that_is_not_there_is_named() {
 fn the_examples_are_valid_and_the_commented_defaults_are_the_defaults() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
     let example = Config::load(&dir.join("node.example.toml")).expect("valid");
-    let text = format!("[node]\nid = 1\ncluster = '{}'\n", example.cluster);
+    let text = format!("[node]\nid = 1\ncluster = '{}'\n[security]\ninsecure = true\n", example.cluster);
     let defaults = Config::parse(&text, "defaults", &dir).expect("valid");
-    assert_eq!(Config { worker_threads: defaults.worker_threads, ..example }, defaults);
+    let (worker_threads, digest) = (defaults.worker_threads, defaults.digest);
+    assert_eq!(Config { worker_threads, digest, ..example }, defaults);
     let mut ids = Vec::new();
     for id in 1..=4 {
         let config = Config::load(&dir.join(format!("four-nodes/node{id}.toml"))).expect("valid");
@@ -208,11 +340,48 @@ fn the_examples_are_valid_and_the_commented_defaults_are_the_defaults() {
 }
 
 #[test]
+fn the_configurations_of_containers_are_valid_and_differ_in_their_node_only() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let named = |id: u64| {
+        let compose = deploy.join(format!("compose/config/node{id}.toml"));
+        [compose, deploy.join(format!("k8s/config/consensus-{}.toml", id - 1))]
+    };
+    let first = named(1).map(|file| Config::load(&file).expect("valid"));
+    for id in 1..=4 {
+        for (file, first) in named(id).iter().zip(&first) {
+            let config = Config::load(file).expect("valid");
+            assert_eq!(config.node_id.get(), id, "{}", file.display());
+            assert_eq!(config.data_dir, Path::new("/data"));
+            let (node_id, digest) = (first.node_id, first.digest);
+            assert_eq!(Config { node_id, digest, ..config }, *first, "{}", file.display());
+            assert_eq!(first.members.len(), 4);
+            let ports =
+                [first.listen.client, first.listen.peer, first.listen.ops].map(|listen| listen.port());
+            assert_eq!(ports, [7400, 7401, 7402]);
+            assert!(first.listen.ops.ip().is_unspecified(), "probes and scrapers come from outside");
+        }
+    }
+}
+
+#[test]
+fn the_section_of_the_cita_pod_is_valid_once_the_account_is_mounted() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/k8s/cita/config.toml");
+    let text = std::fs::read_to_string(&file).expect("there").replace("/mnt/node_address", "node_address");
+    let account = tempfile::tempdir().expect("a directory");
+    std::fs::write(account.path().join("node_address"), "c1bcd410636e5ece8699d44ec1b47996d7895ebe")
+        .expect("is written");
+    let config = super::CitaConfig::parse(&text, "config.toml", account.path()).expect("valid");
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
 fn every_key_is_in_the_example() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
     let example = std::fs::read_to_string(dir.join("node.example.toml")).expect("there");
     // serde lists all keys of a section when it meets an unknown one.
-    for section in ["node", "chain", "listen", "raft", "block", "limits", "submit", "log"] {
+    for section in
+        ["node", "chain", "listen", "security", "raft", "block", "limits", "submit", "log", "tracing"]
+    {
         let error = toml::from_str::<file::File>(&format!("[{section}]\n'?' = 1")).expect_err("unknown key");
         let keys: Vec<&str> = error.message().split('`').skip(3).step_by(2).collect();
         assert!(!keys.is_empty(), "{section}: {error}");
@@ -222,4 +391,32 @@ fn every_key_is_in_the_example() {
             assert!(there, "{section}.{key} is not in the example");
         }
     }
+}
+
+#[test]
+fn traces_need_a_collector_and_their_mistakes_have_lines() {
+    let node = "node = { id = 1, cluster = 'a' }\nsecurity = { insecure = true }\n\n";
+    let parse = |text: &str| Config::parse(&format!("{node}{text}"), "node.toml", Path::new(""));
+    assert_eq!(parse("").expect("valid").tracing, None);
+    let tracing = parse("[tracing]\nendpoint = 'http://collector:4317'\n").expect("valid").tracing;
+    let expected = Tracing {
+        endpoint: "http://collector:4317".to_owned(),
+        ratio_ppm: 10_000,
+        service_name: "consensus".to_owned(),
+    };
+    assert_eq!(tracing, Some(expected));
+    let whole = parse("[tracing]\nendpoint = 'http://c:1'\nratio = 1\n").expect("valid").tracing;
+    assert_eq!(whole.map(|tracing| tracing.ratio_ppm), Some(1_000_000));
+
+    let mistakes = parse("[tracing]\nendpoint = 'collector'\nratio = 2.5\nservice_name = ''\n");
+    let mistakes = mistakes.expect_err("three of them").to_string();
+    for expected in [
+        "node.toml:5: tracing.endpoint is \"collector\", must be a URL",
+        "node.toml:6: tracing.ratio is 2.5, must be between 0 and 1",
+        "node.toml:7: tracing.service_name has 0 characters",
+    ] {
+        assert!(mistakes.contains(expected), "{mistakes}");
+    }
+    let mistakes = parse("[tracing]\nratio = 0.5\n").expect_err("no collector").to_string();
+    assert!(mistakes.contains("tracing.endpoint is missing"), "{mistakes}");
 }

@@ -14,10 +14,12 @@ use consensus_core::ledger::CutterConfig;
 use consensus_core::limits::Limits;
 use toml::Spanned;
 
+use super::endpoint::is_host_and_port;
 use super::file::{self, File, Typed};
-use super::mistake::{Mistake, Mistakes, line_of};
+use super::mistake::{Lines, Mistake, Mistakes};
 use super::{
     Block, CLIENT_PORT, Chain, Config, Listen, Log, LogFormat, Member, OPS_PORT, PEER_PORT, Queues, Raft,
+    Tracing, tracing,
 };
 
 /// Longest name of a cluster or chain.
@@ -33,7 +35,7 @@ const GIB: u64 = 1 << 30;
 
 /// Gives the file its meaning.
 pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Result<Config, Mistakes> {
-    let mut check = Check { text, mistakes: Vec::new() };
+    let mut check = Check { lines: Lines::of(text), mistakes: Vec::new() };
     let node_id = check.node_id(typed);
     let cluster = check.name("node.cluster", &typed.node.cluster, None);
     let data_dir = match &typed.node.data_dir {
@@ -52,7 +54,11 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
         incarnation: check.number("chain.incarnation", &typed.chain.incarnation, 1, 1..=u64::MAX),
     };
     let listen = check.listen(&typed.listen);
+    let security = check.security(&typed.security, &typed.listen, listen.ops, base);
     let members = check.members(typed, node_id, listen);
+    if security.tls.is_some() {
+        check.pinned(&typed.peers);
+    }
     let raft = check.raft(&typed.raft);
     let mut limits = check.limits(&typed.limits);
     let block = check.block(&typed.block, &typed.limits, &limits);
@@ -60,6 +66,7 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
     let queues = check.queues(&typed.limits, &limits, &block);
     let deadline = check.number("submit.deadline_ms", &typed.submit.deadline_ms, 10_000, 10..=600_000);
     let log = check.log(&typed.log);
+    let tracing = check.tracing(&typed.tracing);
 
     let mut list = check.mistakes;
     let Some(node_id) = node_id else { return Err(finish(name, list)) };
@@ -74,6 +81,7 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
         worker_threads,
         chain,
         listen,
+        security,
         members,
         raft,
         block,
@@ -81,6 +89,8 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
         queues,
         submit_deadline: Duration::from_millis(deadline),
         log,
+        digest: consensus_core::audit::digest(text.as_bytes()),
+        tracing,
     })
 }
 
@@ -91,20 +101,20 @@ fn finish(name: &str, mut list: Vec<Mistake>) -> Mistakes {
 }
 
 /// Gathers mistakes.
-struct Check<'a> {
-    text: &'a str,
+pub(super) struct Check {
+    lines: Lines,
     mistakes: Vec<Mistake>,
 }
 
-impl Check<'_> {
+impl Check {
     /// A mistake at a value that is in the file.
-    fn mistake<T>(&mut self, key: &str, at: &Spanned<T>, what: String) {
-        let line = Some(line_of(self.text, at.span().start));
+    pub(super) fn mistake<T>(&mut self, key: &str, at: &Spanned<T>, what: String) {
+        let line = Some(self.lines.at(at.span().start));
         self.mistakes.push(Mistake { line, key: key.to_owned(), what });
     }
 
     /// A mistake at a value that may be left out.
-    fn mistake_at<T>(&mut self, key: &str, at: &Typed<T>, what: String) {
+    pub(super) fn mistake_at<T>(&mut self, key: &str, at: &Typed<T>, what: String) {
         match at {
             Some(at) => self.mistake(key, at, what),
             None => self.mistakes.push(Mistake { line: None, key: key.to_owned(), what }),
@@ -194,8 +204,16 @@ impl Check<'_> {
 
     /// Everybody; without `[[peers]]` this node alone.
     fn members(&mut self, typed: &File, own: Option<NodeId>, listen: Listen) -> Vec<Member> {
+        if typed.peers.len() > MEMBERS_MAX {
+            // Nothing is said of each of them, which might be very many.
+            let what = format!("has {} entries, must have at most {MEMBERS_MAX}", typed.peers.len());
+            let line = typed.peers.get(MEMBERS_MAX).map(|first| self.lines.at(first.span().start));
+            self.mistakes.push(Mistake { line, key: "[[peers]]".to_owned(), what });
+            return Vec::new();
+        }
         let mut members = BTreeMap::new();
         let mut addresses: BTreeMap<String, (u64, &str)> = BTreeMap::new();
+        let mut pins = Vec::new();
         for peer in &typed.peers {
             let peer = peer.as_ref();
             let id = *peer.id.as_ref();
@@ -219,6 +237,7 @@ impl Check<'_> {
                 node_id,
                 peer_address: peer.peer.as_ref().clone(),
                 client_address: peer.client.as_ref().clone(),
+                public_keys: self.pins(id, &peer.public_key, &mut pins),
             };
             if members.insert(node_id, member).is_some() {
                 self.mistake(
@@ -234,6 +253,7 @@ impl Check<'_> {
                 node_id: own,
                 peer_address: listen.peer.to_string(),
                 client_address: listen.client.to_string(),
+                public_keys: Vec::new(),
             };
             return vec![member];
         }
@@ -248,10 +268,6 @@ impl Check<'_> {
             let what = format!("is {own}, must be one of [[peers]] ({})", known.join(", "));
             self.mistake_at("node.id", &typed.node.id, what);
         }
-        if members.len() > MEMBERS_MAX {
-            let what = format!("has {} entries, must have at most {MEMBERS_MAX}", members.len());
-            self.mistakes.push(Mistake { line: None, key: "[[peers]]".to_owned(), what });
-        }
         for (key, address, at) in [
             ("listen.client", listen.client, &typed.listen.client),
             ("listen.peer", listen.peer, &typed.listen.peer),
@@ -263,15 +279,9 @@ impl Check<'_> {
         }
     }
 
-    /// `host:port`, the host being a name or an IP address (IPv6 in brackets).
     fn address(&mut self, key: &str, typed: &Spanned<String>) {
         let address = typed.as_ref();
-        let parts = address.rsplit_once(':').filter(|(host, port)| {
-            let bare = !host.is_empty() && !host.contains([':', '/', ' ', '[']);
-            let bracketed = address.parse::<SocketAddr>().is_ok();
-            (bare || bracketed) && port.parse::<u16>().is_ok_and(|port| port > 0)
-        });
-        if parts.is_none() {
+        if !is_host_and_port(address) {
             let what = format!("is {address:?}, must be host:port with a port between 1 and 65535");
             self.mistake(key, typed, what);
         }
@@ -464,6 +474,23 @@ impl Check<'_> {
             }
         };
         Log { filter, format }
+    }
+
+    fn tracing(&mut self, typed: &file::Tracing) -> Option<Tracing> {
+        let file::Tracing { endpoint, ratio, service_name } = typed;
+        let text = |typed: &Typed<String>| typed.as_ref().map(|typed| typed.as_ref().clone());
+        let ratio_typed = ratio.as_ref().map(|ratio| *ratio.as_ref());
+        let read = tracing::read(text(endpoint), ratio_typed, text(service_name));
+        read.unwrap_or_else(|wrong| {
+            for tracing::Wrong { key, what } in wrong {
+                match key {
+                    tracing::Key::Endpoint => self.mistake_at("tracing.endpoint", endpoint, what),
+                    tracing::Key::Ratio => self.mistake_at("tracing.ratio", ratio, what),
+                    tracing::Key::ServiceName => self.mistake_at("tracing.service_name", service_name, what),
+                }
+            }
+            None
+        })
     }
 }
 

@@ -2,28 +2,17 @@
 //!
 //! *Live*: the chain's driver turns over. It does not depend on peers, the application or a quorum: a node
 //! is never restarted because the cluster is ill, nor because its chain has halted, which a restart does not
-//! cure. *Ready*: clients can be sent here now, because a leader is known and what is committed is served.
+//! cure. *Ready*: clients can be sent here now, because a leader is heard and what is committed is served; the rule
+//! is the core's ([`health`]), which the simulator compares with what is true.
 
 use std::time::Duration;
 
 use consensus_core::replica::Status;
+use consensus_core::replica::health;
+pub use consensus_core::replica::health::{Check, LAG_ENTRIES_MAX};
 
 /// A driver that has not turned over for this long hangs.
 pub const STALL_MAX: Duration = Duration::from_secs(5);
-/// A node further behind than this serves stale blocks.
-pub const LAG_ENTRIES_MAX: u64 = 1000;
-
-/// One condition.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Check {
-    /// Its name, one word.
-    pub name: &'static str,
-    /// Whether it holds.
-    pub ok: bool,
-    /// What was found.
-    pub found: String,
-}
-
 /// Several conditions, all of which must hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Checks(pub Vec<Check>);
@@ -62,27 +51,13 @@ pub fn liveness(status: &Status, stalled: Duration) -> Checks {
     Checks(vec![Check { name: "driver", ok: halted || stalled < STALL_MAX, found }])
 }
 
-/// Whether clients can be sent here. `stopping`: the node has begun to stop.
+/// Whether clients can be sent here: what the core asks of the chain, and that the node is not stopping.
+/// `stopping`: the node has begun to stop.
 pub fn readiness(status: &Status, stopping: bool) -> Checks {
-    let check = |name, ok, found: String| Check { name, ok, found };
-    let lag = status.commit.saturating_sub(status.applied);
-    Checks(vec![
-        check("running", !stopping, if stopping { "stopping" } else { "running" }.to_owned()),
-        match &status.halted {
-            Some(reason) => check("chain", false, format!("halted: {reason}")),
-            None => check("chain", true, "running".to_owned()),
-        },
-        match status.leader {
-            Some(leader) => check("leader", true, format!("node {leader} leads term {}", status.term)),
-            None => check("leader", false, format!("none known in term {}", status.term)),
-        },
-        check(
-            "snapshot",
-            !status.installing,
-            if status.installing { "being installed" } else { "none" }.to_owned(),
-        ),
-        check("lag", lag <= LAG_ENTRIES_MAX, format!("{lag} entries not applied, bound {LAG_ENTRIES_MAX}")),
-    ])
+    let found = if stopping { "stopping" } else { "running" }.to_owned();
+    let mut checks = vec![Check { name: "running", ok: !stopping, found }];
+    checks.extend(health::readiness(status, LAG_ENTRIES_MAX));
+    Checks(checks)
 }
 
 #[cfg(test)]
@@ -100,6 +75,8 @@ mod tests {
             term: 3,
             vote: Some(node_id),
             leader: Some(node_id),
+            leader_heard: true,
+            told_commit: Some(10),
             commit: 10,
             applied: 10,
             persisted: 10,
@@ -125,6 +102,14 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_leader_is_silent_or_has_not_told_how_far_the_chain_is_is_not_ready() {
+        let silent = readiness(&Status { leader_heard: false, ..status() }, false).failures();
+        assert_eq!(silent, "leader: node 1 of term 3 was not heard for two election timeouts");
+        let untold = readiness(&Status { told_commit: None, ..status() }, false).failures();
+        assert_eq!(untold, "lag: the leader has not told yet how far the chain is");
+    }
+
+    #[test]
     fn a_halted_chain_is_live_and_not_ready() {
         let status = Status { halted: Some("disk".to_owned()), ..status() };
         assert!(liveness(&status, Duration::from_secs(60)).is_ok(), "a restart does not cure it");
@@ -135,7 +120,10 @@ mod tests {
     fn a_node_that_stops_or_lags_or_installs_a_snapshot_is_not_ready() {
         assert!(readiness(&status(), false).is_ok());
         assert!(!readiness(&status(), true).is_ok());
-        assert!(!readiness(&Status { commit: 10 + LAG_ENTRIES_MAX + 1, ..status() }, false).is_ok());
+        for far in [10 + LAG_ENTRIES_MAX + 1, u64::MAX] {
+            assert!(!readiness(&Status { commit: far, ..status() }, false).is_ok());
+            assert!(!readiness(&Status { told_commit: Some(far), ..status() }, false).is_ok());
+        }
         assert!(!readiness(&Status { installing: true, ..status() }, false).is_ok());
     }
 

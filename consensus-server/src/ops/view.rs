@@ -8,15 +8,19 @@ use std::time::Instant;
 
 use consensus_core::ids::NodeId;
 use consensus_core::replica::{PeerProgress, Role, Status};
-use consensus_proto::admin::{ChainStatus, NodeStatus, PeerStatus};
+use consensus_proto::admin::{ChainStatus, LeaderChange, NodeStatus, PeerStatus};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::health::{self, Checks};
 use crate::application::ledger::LedgerHandle;
 use crate::chain::ChainHandle;
 use crate::config::Config;
-use crate::telemetry::metrics::ChainMetrics;
+use crate::security::Security;
+use crate::telemetry::metrics::{self, ChainMetrics};
+use crate::telemetry::unix_time_ms;
 use crate::transport::book::Book;
+use crate::transport::survey::{Standing, Survey};
 
 /// What a program tells its operators: health, and its state in its own words.
 ///
@@ -30,6 +34,10 @@ pub trait OpsView: fmt::Debug + Send + Sync + 'static {
 
     /// Everything, for people and their tools.
     fn status_json(&self) -> Value;
+
+    /// How each node of the cluster stands, this one and the others as far as they can be asked, for the status
+    /// page (`page/page.js` has the names); within a second or so.
+    fn cluster_json(&self) -> BoxFuture<'_, Value>;
 }
 
 /// Looks at a running node.
@@ -40,6 +48,8 @@ pub struct NodeView {
     ledger: LedgerHandle,
     book: Arc<Book>,
     metrics: Arc<ChainMetrics>,
+    survey: Survey,
+    security: Arc<Security>,
     started: Instant,
     stopping: AtomicBool,
 }
@@ -52,6 +62,8 @@ impl NodeView {
         ledger: LedgerHandle,
         book: Arc<Book>,
         metrics: Arc<ChainMetrics>,
+        survey: Survey,
+        security: Arc<Security>,
     ) -> Self {
         Self {
             config,
@@ -59,6 +71,8 @@ impl NodeView {
             ledger,
             book,
             metrics,
+            survey,
+            security,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
         }
@@ -85,6 +99,7 @@ impl NodeView {
             ready: readiness.is_ok(),
             not_ready_reason: readiness.failures(),
             chains: vec![self.chain_status()],
+            alarms: self.security.alarms(),
             ..NodeStatus::default()
         }
     }
@@ -117,6 +132,13 @@ impl NodeView {
             peers: self.peers(&status),
             leader_changes: self.metrics.leader_changes(),
             transactions: tip.transactions,
+            recent_leader_changes: self
+                .metrics
+                .recent_leader_changes()
+                .into_iter()
+                .map(change_record)
+                .collect(),
+            sync_time_us: self.metrics.sync_time_us(),
         }
     }
 
@@ -150,8 +172,49 @@ impl OpsView for NodeView {
     }
 
     fn status_json(&self) -> Value {
-        node_json(&self.status())
+        let mut status = node_json(&self.status());
+        status["security"] = self.security.json();
+        status
     }
+
+    fn cluster_json(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async {
+            let own = json!({
+                "node_id": self.config.node_id.get(),
+                "address": self.config.own().client_address,
+                "own": true,
+                "reached": true,
+                "status": self.status_json(),
+            });
+            let mut nodes: Vec<Value> = self.survey.ask().await.iter().map(standing_json).collect();
+            nodes.push(own);
+            nodes.sort_by_key(|node| node["node_id"].as_u64());
+            json!({
+                "cluster": self.config.cluster,
+                "asked": self.config.node_id.get(),
+                "now_ms": unix_time_ms(),
+                "nodes": nodes,
+            })
+        })
+    }
+}
+
+pub(crate) fn change_record(change: metrics::LeaderChange) -> LeaderChange {
+    LeaderChange { at_ms: change.at_ms, term: change.term, leader_id: change.leader.map_or(0, NodeId::get) }
+}
+
+/// A peer and its answer.
+fn standing_json(standing: &Standing) -> Value {
+    let Standing { peer, answer } = standing;
+    json!({
+        "node_id": peer.node_id().get(),
+        "address": peer.client_address(),
+        "own": false,
+        "reached": answer.is_ok(),
+        "status": answer.as_ref().ok().map(node_json),
+        "why": answer.as_ref().err(),
+        "last_heard_ms": peer.last_heard_ms(),
+    })
 }
 
 /// The status under the names of the admin service's schema; hashes in hex.
@@ -164,6 +227,7 @@ fn node_json(status: &NodeStatus) -> Value {
         "ready": status.ready,
         "not_ready_reason": status.not_ready_reason,
         "chains": status.chains.iter().map(chain_json).collect::<Vec<_>>(),
+        "alarms": status.alarms,
     })
 }
 
@@ -189,7 +253,14 @@ fn chain_json(chain: &ChainStatus) -> Value {
         "peers": chain.peers.iter().map(peer_json).collect::<Vec<_>>(),
         "leader_changes": chain.leader_changes,
         "transactions": chain.transactions,
+        "recent_leader_changes": chain.recent_leader_changes.iter().map(change_json).collect::<Vec<_>>(),
+        "sync_time_us": chain.sync_time_us,
     })
+}
+
+/// A change of the leader under the names of the admin service's schema.
+pub(crate) fn change_json(change: &LeaderChange) -> Value {
+    json!({ "at_ms": change.at_ms, "term": change.term, "leader_id": change.leader_id })
 }
 
 fn peer_json(peer: &PeerStatus) -> Value {

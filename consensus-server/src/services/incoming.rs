@@ -1,7 +1,8 @@
 //! Listening on all interfaces, and new connections, one after the other.
 //!
 //! An error of accepting (no file descriptor left, most of all) is waited out: it is logged at a bounded
-//! rate, the connections there are go on, and new ones wait in the system's queue until there is room.
+//! rate, the connections there are go on, and new ones wait in the system's queue until there is room. What is
+//! written to a connection is gathered.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,11 +12,11 @@ use anyhow::{Context, bail};
 use futures_util::{Stream, stream};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::security::acceptor::{Acceptor, accept};
+use crate::security::stream::Stream as Accepted;
 use crate::telemetry::Throttle;
 use crate::transport::gathering::Gathering;
 
-/// Wait after an error.
-const PAUSE: Duration = Duration::from_millis(100);
 /// How often an error is logged.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,22 +47,16 @@ pub fn incoming(
 ) -> impl Stream<Item = io::Result<Gathering<TcpStream>>> + Send {
     let log = Throttle::new(LOG_EVERY);
     stream::unfold((listener, log), move |(listener, log)| async move {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    // Without it small frames wait for acknowledgements; a connection that refuses is broken.
-                    if connection.set_nodelay(true).is_ok() {
-                        return Some((Ok(Gathering::new(connection)), (listener, log)));
-                    }
-                }
-                Err(error) => {
-                    if let Some(held_back) = log.pass() {
-                        tracing::warn!(listener = name, %error, held_back, "connections cannot be accepted");
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
+        let (connection, _) = accept(&listener, &log, name).await;
+        Some((Ok(Gathering::new(connection)), (listener, log)))
+    })
+}
+
+/// The connections of a listener that says who calls.
+pub fn accepted(acceptor: Acceptor) -> impl Stream<Item = io::Result<Gathering<Accepted>>> + Send {
+    stream::unfold(acceptor, |mut acceptor| async move {
+        let connection = acceptor.next().await;
+        Some((Ok(Gathering::new(connection)), acceptor))
     })
 }
 

@@ -16,6 +16,7 @@ mod ordering;
 mod peer;
 mod pump;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use consensus_core::limits::MESSAGE_OVERHEAD_BYTES;
@@ -28,11 +29,13 @@ use tonic_health::server::HealthReporter;
 
 pub use admin::AdminService;
 pub use health::report as report_health;
-pub use incoming::{bind_everywhere, incoming};
+pub use incoming::{accepted, bind_everywhere, incoming};
 pub use ordering::OrderingService;
 pub use peer::PeerService;
 
 use crate::config::Config;
+use crate::security::refusals::Refusals;
+use crate::security::roles::Authorized;
 use crate::transport::connect::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
@@ -61,11 +64,12 @@ pub fn client_message_bytes_max(config: &Config) -> usize {
     (config.limits.message_bytes_max() - MESSAGE_OVERHEAD_BYTES) as usize
 }
 
-/// What clients are served: ordering, admin, health and reflection.
+/// What clients are served: ordering, admin, health and reflection, to each what its role is for.
 pub fn client_router(
     config: &Config,
     ordering: OrderingService,
     admin: AdminService,
+    refusals: &Arc<Refusals>,
 ) -> anyhow::Result<(Router, HealthReporter)> {
     let bytes_max = client_message_bytes_max(config);
     let reply_bytes_max = config.limits.message_bytes_max() as usize;
@@ -77,23 +81,21 @@ pub fn client_router(
         .with_service_name("consensus.admin.v1.Admin")
         .with_service_name("grpc.health.v1.Health")
         .build_v1()?;
+    let ordering = OrderingServer::new(ordering)
+        .max_decoding_message_size(bytes_max)
+        .max_encoding_message_size(reply_bytes_max);
+    let admin = AdminServer::new(admin)
+        .max_decoding_message_size(ADMIN_BYTES_MAX)
+        .max_encoding_message_size(ADMIN_BYTES_MAX);
     let router = server(config.queues.connection_streams_max)
         .initial_stream_window_size(CLIENT_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CLIENT_CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(CLIENT_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(CLIENT_KEEPALIVE_TIMEOUT))
-        .add_service(
-            OrderingServer::new(ordering)
-                .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(reply_bytes_max),
-        )
-        .add_service(
-            AdminServer::new(admin)
-                .max_decoding_message_size(ADMIN_BYTES_MAX)
-                .max_encoding_message_size(ADMIN_BYTES_MAX),
-        )
-        .add_service(health)
-        .add_service(reflection);
+        .add_service(Authorized::new(ordering, refusals.clone()))
+        .add_service(Authorized::new(admin, refusals.clone()))
+        .add_service(Authorized::new(health, refusals.clone()))
+        .add_service(Authorized::new(reflection, refusals.clone()));
     Ok((router, reporter))
 }
 

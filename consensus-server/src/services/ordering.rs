@@ -15,6 +15,7 @@ use consensus_proto::ordering::{
 };
 use consensus_proto::records::Transaction;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answer::{Directory, acknowledgement, count, fill_id, status_of};
@@ -24,6 +25,7 @@ use super::pump::{Replies, pump};
 use crate::application::ledger::{LedgerHandle, Submission};
 use crate::config::Config;
 use crate::telemetry::metrics::OrderingMetrics;
+use crate::telemetry::trace::{Parent, Span, Tracer};
 
 /// The service of one chain.
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ struct Shared {
     ledger: LedgerHandle,
     directory: Directory,
     metrics: OrderingMetrics,
+    tracer: Tracer,
     frames_max: usize,
     stop: CancellationToken,
 }
@@ -50,28 +53,44 @@ impl OrderingService {
     ) -> Self {
         let directory = Directory::new(config.clone());
         let frames_max = config.queues.stream_frames_max;
-        Self { shared: Arc::new(Shared { ledger, directory, metrics, frames_max, stop }) }
+        let tracer = ledger.tracer();
+        Self { shared: Arc::new(Shared { ledger, directory, metrics, tracer, frames_max, stop }) }
     }
 }
 
 impl Shared {
+    /// What the caller says about its trace. A stream says it once for all its frames.
+    fn parent(&self, metadata: &MetadataMap) -> Parent {
+        if self.tracer.is_on() { Parent::of_metadata(metadata) } else { Parent::None }
+    }
+
     /// Orders a frame and counts what became of it.
-    async fn submit(&self, submission: Submission) -> Vec<Outcome> {
+    async fn submit(&self, mut submission: Submission, parent: Parent) -> Vec<Outcome> {
         let began = Instant::now();
         self.metrics.frame_began();
+        let span = self.tracer.enter("submit", parent);
+        submission.trace = span.as_ref().map(Span::context);
+        let transactions = submission.transactions.len();
         let mut outcomes = self.ledger.submit(submission).await;
         self.directory.complete(&mut outcomes);
         count(&self.metrics, &outcomes, began.elapsed());
+        if let Some(span) = span {
+            answered(span.with("consensus.transactions", transactions as i64), &outcomes);
+        }
         outcomes
     }
 
-    fn begin(self: Arc<Self>, batch: SubmitBatch) -> Result<impl Future<Output = SubmitBatchReply>, Status> {
+    fn begin(
+        self: Arc<Self>,
+        batch: SubmitBatch,
+        parent: Parent,
+    ) -> Result<impl Future<Output = SubmitBatchReply>, Status> {
         let SubmitBatch { sequence, mut transactions, acknowledgement: level } = batch;
         let acknowledgement = acknowledgement(level)?;
         transactions.iter_mut().for_each(fill_id);
         Ok(async move {
-            let submission = Submission { transactions, acknowledgement, hops: 0 };
-            SubmitBatchReply { sequence, outcomes: self.submit(submission).await }
+            let submission = Submission { transactions, acknowledgement, hops: 0, trace: None };
+            SubmitBatchReply { sequence, outcomes: self.submit(submission, parent).await }
         })
     }
 }
@@ -82,13 +101,15 @@ impl Ordering for OrderingService {
     type DeliverStream = Blocks;
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitReply>, Status> {
+        let parent = self.shared.parent(request.metadata());
         let SubmitRequest { id, payload, acknowledgement: level } = request.into_inner();
         let acknowledgement = acknowledgement(level)?;
         let mut transaction = Transaction { id, payload };
         fill_id(&mut transaction);
         let id = transaction.id.clone();
-        let submission = Submission { transactions: vec![transaction], acknowledgement, hops: 0 };
-        let outcomes = self.shared.submit(submission).await;
+        let submission =
+            Submission { transactions: vec![transaction], acknowledgement, hops: 0, trace: None };
+        let outcomes = self.shared.submit(submission, parent).await;
         let outcome = match outcomes.into_iter().next().and_then(|outcome| outcome.outcome) {
             Some(outcome::Outcome::Committed(committed)) => submit_reply::Outcome::Committed(committed),
             Some(outcome::Outcome::Accepted(accepted)) => submit_reply::Outcome::Accepted(accepted),
@@ -104,8 +125,9 @@ impl Ordering for OrderingService {
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         let shared = self.shared.clone();
         let (frames_max, stop) = (shared.frames_max, shared.stop.clone());
+        let parent = shared.parent(request.metadata());
         Ok(Response::new(pump(request.into_inner(), frames_max, stop, move |batch| {
-            shared.clone().begin(batch)
+            shared.clone().begin(batch, parent)
         })))
     }
 
@@ -171,6 +193,21 @@ impl Ordering for OrderingService {
             }
             Err(error) => Err(self.shared.directory.ledger_error(&error)),
         }
+    }
+}
+
+/// Ends the span of a submission.
+fn answered(mut span: Span, outcomes: &[Outcome]) {
+    let mut height = 0;
+    for outcome in outcomes {
+        match &outcome.outcome {
+            Some(outcome::Outcome::Committed(at)) => height = height.max(at.height),
+            Some(outcome::Outcome::Refused(refused)) => span.fail(refused.message.clone()),
+            Some(outcome::Outcome::Accepted(_)) | None => {}
+        }
+    }
+    if height > 0 {
+        span.note("consensus.height", height as i64);
     }
 }
 

@@ -1,5 +1,5 @@
 //! What other nodes say to this one: Raft messages, transactions on their way to the leader, questions for a
-//! read index.
+//! read index, and how it stands.
 //!
 //! Every call begins with a hello, which is judged by the handshake; a refusal names what differs and is
 //! logged and counted here. Messages are brought into shape and handed to the chain, which never waits:
@@ -8,25 +8,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use consensus_proto::admin::NodeStatus;
 use consensus_proto::ordering::Acknowledgement;
 use consensus_proto::peer::peer_server::Peer as PeerApi;
 use consensus_proto::peer::{
     ForwardReply, ForwardRequest, Hello, PeerFrame, PeerWelcome, ReadIndexReply, ReadIndexRequest,
-    peer_frame::Frame,
+    StatusQuestion, peer_frame::Frame,
 };
 use consensus_proto::raft::Message as WireMessage;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::answer::{Directory, acknowledgement, stopping};
 use super::pump::{Replies, pump};
 use crate::application::ledger::{LedgerHandle, Submission};
 use crate::chain::ChainHandle;
 use crate::config::Config;
+use crate::ops::NodeView;
+use crate::security::Caller;
 use crate::telemetry::Throttle;
 use crate::telemetry::metrics::PeerMetrics;
+use crate::telemetry::trace::TraceContext;
 use crate::transport::book::Peer;
 use crate::transport::handshake::{Handshake, Refused};
 use crate::transport::wire;
@@ -48,6 +52,7 @@ pub struct PeerService {
 struct Shared {
     chain: ChainHandle,
     ledger: LedgerHandle,
+    view: Arc<NodeView>,
     handshake: Arc<Handshake>,
     directory: Directory,
     metrics: PeerMetrics,
@@ -59,8 +64,8 @@ struct Shared {
 impl PeerService {
     /// After `stop`, streams end.
     pub fn new(
-        chain: ChainHandle,
         ledger: LedgerHandle,
+        view: Arc<NodeView>,
         handshake: Arc<Handshake>,
         config: &Arc<Config>,
         metrics: PeerMetrics,
@@ -68,25 +73,30 @@ impl PeerService {
     ) -> Self {
         let directory = Directory::new(config.clone());
         let (refused_log, malformed_log) = (Throttle::new(LOG_EVERY), Throttle::new(LOG_EVERY));
+        let chain = view.chain().clone();
         let shared =
-            Shared { chain, ledger, handshake, directory, metrics, refused_log, malformed_log, stop };
+            Shared { chain, ledger, view, handshake, directory, metrics, refused_log, malformed_log, stop };
         Self { shared: Arc::new(shared) }
     }
 }
 
 impl Shared {
-    fn accept(&self, hello: Option<&Hello>) -> Result<Arc<Peer>, Status> {
+    fn accept(&self, caller: &Extensions, hello: Option<&Hello>) -> Result<Arc<Peer>, Status> {
         let Some(hello) = hello else {
             return Err(Status::invalid_argument("the first frame must be a hello"));
         };
-        self.handshake.accept(hello).cloned().map_err(|refused| self.refuse(hello, &refused))
+        let Some(caller) = caller.get::<Caller>() else {
+            return Err(Status::internal("the connection does not say who calls"));
+        };
+        let accepted = self.handshake.accept(hello, caller.certificate.as_deref());
+        accepted.cloned().map_err(|refused| self.refuse(caller, hello, &refused))
     }
 
-    fn refuse(&self, hello: &Hello, refused: &Refused) -> Status {
+    fn refuse(&self, caller: &Caller, hello: &Hello, refused: &Refused) -> Status {
         self.metrics.handshake_refused(refused.difference);
         if let Some(held_back) = self.refused_log.pass() {
             let address: String = hello.address.chars().take(256).collect();
-            tracing::warn!(peer = hello.node_id, address, why = %refused, held_back, "handshake refused");
+            tracing::warn!(peer = hello.node_id, address, %caller, why = %refused, held_back, "handshake refused");
         }
         Status::failed_precondition(refused.to_string())
     }
@@ -142,9 +152,10 @@ impl Shared {
             return Err(Status::invalid_argument("hops is 0, a forwarded frame has at least 1"));
         }
         let acknowledgement: Acknowledgement = acknowledgement(request.acknowledgement)?;
-        let ForwardRequest { sequence, transactions, hops, .. } = request;
+        let ForwardRequest { sequence, transactions, hops, trace, .. } = request;
+        let trace = TraceContext::from_bytes(&trace);
         Ok(async move {
-            let submission = Submission { transactions, acknowledgement, hops };
+            let submission = Submission { transactions, acknowledgement, hops, trace };
             let mut outcomes = self.ledger.submit(submission).await;
             self.directory.complete(&mut outcomes);
             ForwardReply { sequence, outcomes }
@@ -168,12 +179,12 @@ impl PeerApi for PeerService {
         &self,
         request: Request<Streaming<PeerFrame>>,
     ) -> Result<Response<Self::MessagesStream>, Status> {
-        let mut frames = request.into_inner();
+        let (_, caller, mut frames) = request.into_parts();
         let hello = match first(&mut frames).await?.and_then(|frame| frame.frame) {
             Some(Frame::Hello(hello)) => Some(hello),
             Some(Frame::Raft(_)) | None => None,
         };
-        let peer = self.shared.accept(hello.as_ref())?;
+        let peer = self.shared.accept(&caller, hello.as_ref())?;
         tracing::debug!(peer = peer.node_id().get(), "a peer opened its stream");
         // Room for the welcome and for the reason of the end.
         let (answers, outgoing) = mpsc::channel(2);
@@ -194,9 +205,9 @@ impl PeerApi for PeerService {
         &self,
         request: Request<Streaming<ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
-        let mut frames = request.into_inner();
+        let (_, caller, mut frames) = request.into_parts();
         let request = first(&mut frames).await?.unwrap_or_default();
-        self.shared.accept(request.hello.as_ref())?;
+        self.shared.accept(&caller, request.hello.as_ref())?;
         if !request.transactions.is_empty() {
             return Err(Status::invalid_argument("the first request of a stream must be only a hello"));
         }
@@ -208,9 +219,14 @@ impl PeerApi for PeerService {
         &self,
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
-        self.shared.accept(request.get_ref().hello.as_ref())?;
+        self.shared.accept(request.extensions(), request.get_ref().hello.as_ref())?;
         let index = self.shared.chain.read_index().await;
         let index = index.map_err(|refusal| self.shared.directory.refusal(&refusal))?;
         Ok(Response::new(ReadIndexReply { index }))
+    }
+
+    async fn status(&self, request: Request<StatusQuestion>) -> Result<Response<NodeStatus>, Status> {
+        self.shared.accept(request.extensions(), request.get_ref().hello.as_ref())?;
+        Ok(Response::new(self.shared.view.status()))
     }
 }

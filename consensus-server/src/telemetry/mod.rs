@@ -1,8 +1,9 @@
 //! What people and machines may know of a running node: log lines and metrics.
 //!
 //! [`logging`] sets up tracing once for the process and keeps the filter changeable, [`log_queue`] and
-//! [`log_file`] write lines without making anybody wait; [`metrics`] turns typed verbs into Prometheus series. Callers are the seams (driver, transport, services); the core logs and
-//! counts nothing by itself. Nothing here waits or allocates without bound: labels are the chain, the
+//! [`log_file`] write lines without making anybody wait; [`metrics`] turns typed verbs into Prometheus series, [`trace`]
+//! into OpenTelemetry spans. Callers are the seams (driver, transport, services, applications); the core logs,
+//! counts and traces nothing by itself. Nothing here waits or allocates without bound: labels are the chain, the
 //! members and fixed words.
 
 pub mod log_file;
@@ -10,6 +11,7 @@ pub mod log_queue;
 pub mod logging;
 pub mod metrics;
 mod throttle;
+pub mod trace;
 
 pub use log_file::LogFiles;
 pub use logging::{LogControl, LogTarget, check_filter};

@@ -13,7 +13,7 @@ use consensus_core::ids::{NodeId, StoreIncarnation};
 use consensus_core::storage::PeerRecord;
 
 use super::{PeerBook, PeerLink};
-use crate::config::Config;
+use crate::config::{Config, Pin};
 use crate::telemetry::metrics::{PeerMetrics, PeerSeries};
 use crate::telemetry::unix_time_ms;
 
@@ -23,6 +23,7 @@ pub struct Peer {
     node_id: NodeId,
     address: String,
     client_address: String,
+    public_keys: Vec<Pin>,
     store: Mutex<Option<StoreIncarnation>>,
     last_heard_ms: AtomicU64,
     connected: AtomicBool,
@@ -43,6 +44,11 @@ impl Peer {
     /// `host:port` of its client service.
     pub fn client_address(&self) -> &str {
         &self.client_address
+    }
+
+    /// The public keys that it may present over TLS.
+    pub fn public_keys(&self) -> &[Pin] {
+        &self.public_keys
     }
 
     /// Its metrics.
@@ -120,6 +126,7 @@ impl Book {
                 node_id: member.node_id,
                 address: member.peer_address.clone(),
                 client_address: member.client_address.clone(),
+                public_keys: member.public_keys.clone(),
                 store: Mutex::new(record.and_then(|record| record.store_incarnation)),
                 last_heard_ms: AtomicU64::new(record.map_or(0, |record| record.last_heard_ms)),
                 connected: AtomicBool::new(false),

@@ -8,6 +8,9 @@ use std::time::Duration;
 use rand::Rng;
 use tonic::transport::{Channel, Endpoint};
 
+use super::book::Peer;
+use crate::security::dialer::Dialer;
+
 /// Deadline for the connection itself, and for the answer to a handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// An idle or stuck connection is asked for a sign of life this often.
@@ -22,23 +25,51 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_secs(2);
 
-/// Connects to `host:port`. Names are resolved anew each time.
+/// Connects to `host:port` in plaintext. Names are resolved anew each time.
 pub(super) async fn connect(address: &str) -> Result<Channel, String> {
+    made(endpoint(address)?.connect()).await
+}
+
+/// Connects to another node, in plaintext or over TLS.
+pub(super) async fn connect_to(peer: &Peer, dialer: &Dialer) -> Result<Channel, String> {
+    match dialer.connector(peer.node_id(), peer.address()) {
+        Some(connector) => made(endpoint(peer.address())?.connect_with_connector(connector)).await,
+        None => connect(peer.address()).await,
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-    let endpoint = endpoint
+    Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+}
+
+async fn made<F>(connection: F) -> Result<Channel, String>
+where
+    F: Future<Output = Result<Channel, tonic::transport::Error>>,
+{
     // The deadline of the endpoint does not cover the resolution of the name.
-    match tokio::time::timeout(2 * CONNECT_TIMEOUT, endpoint.connect()).await {
+    match tokio::time::timeout(2 * CONNECT_TIMEOUT, connection).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(innermost(&error)),
         Err(_) => Err(format!("no connection within {} ms", 2 * CONNECT_TIMEOUT.as_millis())),
     }
+}
+
+/// Why a call on a new connection failed. Where the other side speaks TLS, its first word has no sense in HTTP/2,
+/// which says no more than that.
+pub(super) fn refused_call(status: &tonic::Status) -> String {
+    let cause = std::error::Error::source(status).map(innermost).unwrap_or_default();
+    if cause.contains("frame with invalid size") {
+        return format!("{cause}: the other side may speak TLS");
+    }
+    status.message().to_owned()
 }
 
 /// The cause at the bottom, which is what people need ("connection refused").

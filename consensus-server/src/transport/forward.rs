@@ -25,9 +25,11 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::Forwarder;
-use super::connect::{CONNECT_TIMEOUT, connect};
+use super::connect::{CONNECT_TIMEOUT, connect_to, refused_call};
 use super::handshake::Handshake;
 use crate::application::ledger::{no_leader, refused};
+use crate::security::dialer::Dialer;
+use crate::telemetry::trace::TraceContext;
 
 /// Frames in flight on one link.
 const FRAMES_MAX: usize = 8192;
@@ -45,6 +47,7 @@ pub struct PeerForwarder {
 
 struct Shared {
     handshake: Arc<Handshake>,
+    dialer: Dialer,
     message_bytes_max: usize,
     links: Mutex<BTreeMap<NodeId, mpsc::Sender<Job>>>,
     stop: CancellationToken,
@@ -65,6 +68,7 @@ enum Job {
 struct Frame {
     transactions: Vec<Transaction>,
     acknowledgement: Acknowledgement,
+    trace: Option<TraceContext>,
     answer: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -76,9 +80,10 @@ struct Sent {
 
 impl PeerForwarder {
     /// Without links; they are made when they are needed.
-    pub fn new(handshake: Arc<Handshake>, message_bytes_max: u64) -> Self {
+    pub fn new(handshake: Arc<Handshake>, dialer: Dialer, message_bytes_max: u64) -> Self {
         let shared = Shared {
             handshake,
+            dialer,
             message_bytes_max: message_bytes_max as usize,
             links: Mutex::default(),
             stop: CancellationToken::new(),
@@ -127,11 +132,12 @@ impl Forwarder for PeerForwarder {
         leader: NodeId,
         transactions: Vec<Transaction>,
         acknowledgement: Acknowledgement,
+        trace: Option<TraceContext>,
     ) -> BoxFuture<'static, Vec<Outcome>> {
         let count = transactions.len();
         let (answer, outcomes) = oneshot::channel();
-        let handed_over =
-            self.shared.hand_over(leader, Job::Frame(Frame { transactions, acknowledgement, answer }));
+        let frame = Frame { transactions, acknowledgement, trace, answer };
+        let handed_over = self.shared.hand_over(leader, Job::Frame(frame));
         Box::pin(async move {
             match handed_over {
                 Ok(()) => outcomes.await.unwrap_or_else(|_| vec![unknown(count, leader)]),
@@ -194,7 +200,7 @@ impl Link {
 
     async fn open(&self, shared: &Shared) -> Result<Open, String> {
         let peer = shared.handshake.book().peer(self.leader).ok_or("no such peer")?;
-        let mut client = PeerClient::new(connect(peer.address()).await?)
+        let mut client = PeerClient::new(connect_to(peer, &shared.dialer).await?)
             .max_encoding_message_size(shared.message_bytes_max)
             .max_decoding_message_size(shared.message_bytes_max);
         let (requests, outgoing) = mpsc::channel(FRAMES_MAX + 1);
@@ -203,7 +209,7 @@ impl Link {
         let opening = client.forward(ReceiverStream::new(outgoing));
         let replies = match tokio::time::timeout(2 * CONNECT_TIMEOUT, opening).await {
             Ok(Ok(replies)) => replies.into_inner(),
-            Ok(Err(status)) => return Err(status.message().to_owned()),
+            Ok(Err(status)) => return Err(refused_call(&status)),
             Err(_) => return Err(format!("no answer within {} ms", 2 * CONNECT_TIMEOUT.as_millis())),
         };
         Ok(Open { client, requests, replies })
@@ -251,6 +257,7 @@ impl Link {
             hello: None,
             acknowledgement: frame.acknowledgement.into(),
             hops: 1,
+            trace: frame.trace.map(TraceContext::to_bytes).unwrap_or_default(),
             transactions: frame.transactions,
         };
         let sent = Sent { count: request.transactions.len(), answer: frame.answer };

@@ -12,6 +12,7 @@ use consensus_proto::peer::{Hello, PeerWelcome};
 use thiserror::Error;
 
 use super::book::{Book, Peer};
+use crate::security::Certificate;
 
 /// Version of the protocol between nodes. Changes only if old and new cannot talk at all.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -77,11 +78,12 @@ impl Handshake {
         }
     }
 
-    /// Judges a caller; the peer it is.
+    /// Judges a caller; the peer it is. `certificate` is what it has shown: over TLS, whoever claims to be a
+    /// node must have that node's public key.
     ///
     /// # Errors
     /// The first thing that differs.
-    pub fn accept(&self, hello: &Hello) -> Result<&Arc<Peer>, Refused> {
+    pub fn accept(&self, hello: &Hello, certificate: Option<&Certificate>) -> Result<&Arc<Peer>, Refused> {
         let ours = &self.identity;
         if hello.protocol_version != PROTOCOL_VERSION {
             return Err(Refused::new("protocol version", hello.protocol_version, PROTOCOL_VERSION));
@@ -113,6 +115,14 @@ impl Handshake {
                 hello.node_id
             ),
         })?;
+        if let Some(certificate) = certificate.filter(|shown| !peer.public_keys().contains(&shown.pin)) {
+            let Certificate { subject, pin, .. } = certificate;
+            let what = format!(
+                "the caller says it is node {}, {subject} has the public key {pin}, which is not that node's",
+                peer.node_id()
+            );
+            return Err(Refused { difference: "public key", what });
+        }
         present_store(peer, &hello.store_incarnation)?;
         peer.heard();
         Ok(peer)

@@ -14,6 +14,7 @@ pub mod handshake;
 pub(crate) mod local;
 pub mod outbox;
 pub mod peer_streams;
+pub mod survey;
 pub mod wire;
 
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use consensus_core::replica::{Message, Refusal};
 use consensus_proto::ordering::{Acknowledgement, Outcome};
 use consensus_proto::records::Transaction;
 use futures_util::future::BoxFuture;
+
+use crate::telemetry::trace::TraceContext;
 
 /// Carries one chain's Raft messages to its peers.
 pub trait Transport: Send + Sync + 'static {
@@ -35,12 +38,13 @@ pub trait Transport: Send + Sync + 'static {
 pub trait Forwarder: Send + Sync + 'static {
     /// Hands transactions to `leader`. Resolves with outcomes whose counts add up to the number of
     /// transactions; at once with `REASON_NO_LEADER` if there is no open connection to it. The caller bounds
-    /// the wait.
+    /// the wait. `trace` is the span above, if the frame is sampled.
     fn forward(
         &self,
         leader: NodeId,
         transactions: Vec<Transaction>,
         acknowledgement: Acknowledgement,
+        trace: Option<TraceContext>,
     ) -> BoxFuture<'static, Vec<Outcome>>;
 
     /// Asks `leader` for the index that a linearizable read must have applied.
@@ -99,6 +103,7 @@ impl Forwarder for Alone {
         leader: NodeId,
         transactions: Vec<Transaction>,
         _acknowledgement: Acknowledgement,
+        _trace: Option<TraceContext>,
     ) -> BoxFuture<'static, Vec<Outcome>> {
         Box::pin(async move { vec![crate::application::ledger::no_leader(transactions.len(), Some(leader))] })
     }

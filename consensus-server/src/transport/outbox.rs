@@ -280,7 +280,7 @@ mod tests {
 
     impl World {
         fn new(messages_max: usize, bytes_max: u64) -> Self {
-            let text = "node = { id = 1, cluster = 'c' }\n\
+            let text = "node = { id = 1, cluster = 'c' }\nsecurity = { insecure = true }\n\
                         peers = [{ id = 1, peer = 'a:1', client = 'a:2' }, { id = 2, peer = 'b:1', client = 'b:2' }]";
             let config = Config::parse(text, "test", Path::new("")).expect("valid");
             let book = Book::new(&config, &[], &PeerMetrics::new(&Metrics::new(1), "main"));

@@ -17,11 +17,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Transport;
-use super::connect::{Backoff, CONNECT_TIMEOUT, connect};
+use super::connect::{Backoff, CONNECT_TIMEOUT, connect_to, refused_call};
 use super::handshake::Handshake;
 use super::outbox::{Bounds, Frames, Outbox, Report};
 use crate::chain::ChainHandle;
 use crate::config::Config;
+use crate::security::dialer::Dialer;
 use crate::telemetry::metrics::PeerMetrics;
 
 /// A stream that lasted this long was a good one: the next attempt begins with the shortest wait.
@@ -30,6 +31,7 @@ const GOOD_SESSION: Duration = Duration::from_secs(2);
 /// The streams of one chain.
 pub struct PeerStreams {
     handshake: Arc<Handshake>,
+    dialer: Dialer,
     metrics: PeerMetrics,
     message_bytes_max: usize,
     outboxes: BTreeMap<NodeId, Arc<Outbox>>,
@@ -45,7 +47,7 @@ impl fmt::Debug for PeerStreams {
 
 impl PeerStreams {
     /// Not connected yet: [`start`](Self::start) does that, once the chain runs.
-    pub fn new(config: &Config, handshake: Arc<Handshake>, metrics: PeerMetrics) -> Self {
+    pub fn new(config: &Config, handshake: Arc<Handshake>, dialer: Dialer, metrics: PeerMetrics) -> Self {
         let chain: Arc<std::sync::OnceLock<ChainHandle>> = Arc::default();
         let reports_to = chain.clone();
         let report: Arc<Report> = Arc::new(move |peer: NodeId, report: PeerReport| {
@@ -66,6 +68,7 @@ impl PeerStreams {
             outboxes: handshake.book().iter().map(outbox).collect(),
             message_bytes_max: config.limits.message_bytes_max() as usize,
             handshake,
+            dialer,
             metrics,
             chain,
             stop: CancellationToken::new(),
@@ -80,6 +83,7 @@ impl PeerStreams {
             let link = Link {
                 outbox: outbox.clone(),
                 handshake: self.handshake.clone(),
+                dialer: self.dialer.clone(),
                 metrics: self.metrics.clone(),
                 message_bytes_max: self.message_bytes_max,
             };
@@ -124,6 +128,7 @@ impl Transport for PeerStreams {
 struct Link {
     outbox: Arc<Outbox>,
     handshake: Arc<Handshake>,
+    dialer: Dialer,
     metrics: PeerMetrics,
     message_bytes_max: usize,
 }
@@ -159,7 +164,7 @@ impl Link {
     /// One stream from its connection to its end; returns why it ended.
     async fn session(&self, frames: Frames) -> String {
         let peer = self.outbox.peer();
-        let channel = match connect(peer.address()).await {
+        let channel = match connect_to(peer, &self.dialer).await {
             Ok(channel) => channel,
             Err(why) => return why,
         };
@@ -199,6 +204,6 @@ impl Link {
             self.metrics.handshake_refused("refused-by-peer");
             return format!("refused by the peer: {}", status.message());
         }
-        status.message().to_owned()
+        refused_call(status)
     }
 }

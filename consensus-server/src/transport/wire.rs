@@ -4,7 +4,8 @@
 //! arrives is only brought into shape here; whether it makes sense is judged by the replica's gate. A number
 //! that names no message or entry type is an error, since the crate's types cannot hold it.
 
-use consensus_core::replica::{Message, eraftpb};
+use bytes::Bytes;
+use consensus_core::replica::{Message, eraftpb, only_leaders_say};
 use consensus_proto::raft as wire;
 use thiserror::Error;
 
@@ -164,11 +165,51 @@ pub fn is_snapshot(message: &Message) -> bool {
     message.get_msg_type() == eraftpb::MessageType::MsgSnapshot
 }
 
+/// Whether a message is of a kind that only leaders send; false for what cannot be decoded.
+pub fn is_leaders(message: &wire::Message) -> bool {
+    message_type(message.msg_type).is_ok_and(only_leaders_say)
+}
+
 /// Whether a message carries entries of the log or a snapshot, or stands in their order. The others may overtake
 /// these.
 pub fn is_of_log(message: &Message) -> bool {
     use eraftpb::MessageType::{MsgAppend, MsgSnapshot};
     matches!(message.get_msg_type(), MsgAppend | MsgSnapshot) || !message.entries.is_empty()
+}
+
+/// An entry on its way to a peer, beside what a proposal brought along for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Accompanied<'a> {
+    /// The receiver.
+    pub(crate) to: u64,
+    /// The entry.
+    pub(crate) index: u64,
+    /// Its term.
+    pub(crate) term: u64,
+    /// What it was proposed with; not empty.
+    pub(crate) context: &'a Bytes,
+}
+
+/// The entries in these messages that an application has proposed with a context.
+pub(crate) fn accompanied(messages: &[Message]) -> impl Iterator<Item = Accompanied<'_>> {
+    let appends = messages.iter().filter(|message| message.get_msg_type() == eraftpb::MessageType::MsgAppend);
+    appends.flat_map(|message| {
+        let own = |entry: &&eraftpb::Entry| {
+            // A membership change keeps the replica's own there.
+            !entry.context.is_empty() && entry.get_entry_type() == eraftpb::EntryType::EntryNormal
+        };
+        let to = message.to;
+        message.entries.iter().filter(own).map(move |entry| {
+            let eraftpb::Entry { index, term, context, .. } = entry;
+            Accompanied { to, index: *index, term: *term, context }
+        })
+    })
+}
+
+/// The last entry that the sender of this message has, if it says so.
+pub(crate) fn acknowledged(message: &Message) -> Option<u64> {
+    let answer = message.get_msg_type() == eraftpb::MessageType::MsgAppendResponse;
+    (answer && !message.reject).then_some(message.index)
 }
 
 /// Bytes of a message as queues count them: never less than it takes on the wire.
@@ -190,7 +231,6 @@ pub fn queued_bytes(message: &Message) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use prost::Message as _;
     use protobuf::Message as _;
     use rand::rngs::SmallRng;
@@ -328,5 +368,43 @@ mod tests {
         let decoded =
             decode(wire::Message { entries: vec![entry], ..Default::default() }).expect("known types");
         assert_eq!(encode(decoded).entries[0].data.as_ptr(), data.as_ptr());
+    }
+
+    #[test]
+    fn entries_that_were_proposed_with_a_context_are_told_from_all_others() {
+        let entry = |index, entry_type, context: &'static str| eraftpb::Entry {
+            index,
+            entry_type,
+            term: 3,
+            context: context.into(),
+            ..eraftpb::Entry::default()
+        };
+        use eraftpb::EntryType::{EntryConfChangeV2, EntryNormal};
+        let mut append = Message { to: 2, ..Message::default() };
+        append.set_msg_type(eraftpb::MessageType::MsgAppend);
+        append.entries = vec![
+            entry(5, EntryNormal, ""),
+            entry(6, EntryNormal, "trace"),
+            entry(7, EntryConfChangeV2, "ticket"),
+        ]
+        .into();
+        let mut proposal = append.clone();
+        proposal.set_msg_type(eraftpb::MessageType::MsgPropose);
+        let messages = [proposal, append];
+        let found: Vec<_> = accompanied(&messages).collect();
+        let context = &Bytes::from_static(b"trace");
+        assert_eq!(found, [Accompanied { to: 2, index: 6, term: 3, context }]);
+    }
+
+    #[test]
+    fn only_a_positive_answer_to_an_append_acknowledges() {
+        let mut message = Message { index: 9, ..Message::default() };
+        message.set_msg_type(eraftpb::MessageType::MsgAppendResponse);
+        assert_eq!(acknowledged(&message), Some(9));
+        message.reject = true;
+        assert_eq!(acknowledged(&message), None);
+        message.reject = false;
+        message.set_msg_type(eraftpb::MessageType::MsgHeartbeatResponse);
+        assert_eq!(acknowledged(&message), None);
     }
 }

@@ -18,6 +18,7 @@ use consensus_core::storage::{ConfState, Identity, LogWriter};
 use consensus_proto::ordering::{Acknowledgement, Outcome, Reason, outcome};
 use consensus_server::application::ledger::{self, LedgerHandle, LedgerOptions, Submission, no_leader};
 use consensus_server::chain::{self, ChainHandle, ChainStart, NodeWriter, RunningChain, Unobserved};
+use consensus_server::telemetry::trace::TraceContext;
 use consensus_server::transport::{Forwarder, Links, PeerBook, PeerLink, Transport};
 use futures_util::future::BoxFuture;
 
@@ -131,11 +132,14 @@ impl Forwarder for Wire {
         leader: NodeId,
         transactions: Vec<Transaction>,
         acknowledgement: Acknowledgement,
+        trace: Option<TraceContext>,
     ) -> BoxFuture<'static, Vec<Outcome>> {
         let ledger = self.net.ledger(self.id, leader);
         Box::pin(async move {
             match ledger {
-                Some(ledger) => ledger.submit(Submission { transactions, acknowledgement, hops: 1 }).await,
+                Some(ledger) => {
+                    ledger.submit(Submission { transactions, acknowledgement, hops: 1, trace }).await
+                }
                 None => vec![no_leader(transactions.len(), Some(leader))],
             }
         })
@@ -314,7 +318,7 @@ pub(crate) fn transaction(id: impl std::fmt::Display) -> Transaction {
 
 /// A frame that is to be committed.
 pub(crate) fn frame(transactions: Vec<Transaction>) -> Submission {
-    Submission { transactions, acknowledgement: Acknowledgement::Committed, hops: 0 }
+    Submission { transactions, acknowledgement: Acknowledgement::Committed, hops: 0, trace: None }
 }
 
 /// How many transactions of an answer are committed, as new ones and as duplicates.

@@ -140,7 +140,7 @@ async fn accepted_is_answered_before_the_commit_and_the_transaction_is_pending_m
         cluster.net.cut(id);
     }
     let transactions = vec![transaction("a"), transaction("b")];
-    let submission = Submission { transactions, acknowledgement: Acknowledgement::Accepted, hops: 0 };
+    let submission = Submission { acknowledgement: Acknowledgement::Accepted, ..frame(transactions) };
     let answer = ledger.submit(submission).await;
     assert!(matches!(answer[0].outcome, Some(outcome::Outcome::Accepted(_))), "{answer:?}");
     let state = ledger.transaction("a".into()).await.expect("readable");

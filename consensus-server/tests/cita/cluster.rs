@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use consensus_core::ids::NodeId;
 use consensus_server::cita::member::{self, Member};
-use consensus_server::config::CitaConfig;
 use consensus_server::config::cita::Reconfigured;
+use consensus_server::config::{CitaConfig, Tracing};
 use consensus_server::ops::OpsView;
 use consensus_server::telemetry::Metrics;
 use consensus_server::telemetry::metrics::ExchangeMetrics;
+use consensus_server::telemetry::trace;
 use consensus_server::transport::cita::{Carrier, Exchange};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -93,6 +94,8 @@ pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     nodes: Arc<Mutex<BTreeMap<u64, Node>>>,
     syncing: JoinHandle<()>,
+    /// Where the nodes' traces go.
+    tracing: Option<Tracing>,
 }
 
 impl Drop for Cluster {
@@ -104,11 +107,20 @@ impl Drop for Cluster {
 impl Cluster {
     /// As many nodes as there are ids, all started.
     pub(crate) fn start(ids: &[u64], validators: &[u64], interval: Duration) -> Self {
+        Self::start_as(ids, validators, interval, None)
+    }
+
+    /// As many validators as there are ids, which send their traces somewhere.
+    pub(crate) fn traced(ids: &[u64], interval: Duration, tracing: Tracing) -> Self {
+        Self::start_as(ids, ids, interval, Some(tracing))
+    }
+
+    fn start_as(ids: &[u64], validators: &[u64], interval: Duration, tracing: Option<Tracing>) -> Self {
         let controllers = Controllers::new(ids, validators, interval);
         let nodes: Arc<Mutex<BTreeMap<u64, Node>>> = Arc::default();
         let syncing = tokio::spawn(sync(controllers.clone(), nodes.clone()));
         let dir = tempfile::tempdir().expect("a directory");
-        let cluster = Self { controllers, net: Arc::default(), dir, nodes, syncing };
+        let cluster = Self { controllers, net: Arc::default(), dir, nodes, syncing, tracing };
         ids.iter().for_each(|id| cluster.run(*id));
         cluster
     }
@@ -147,6 +159,9 @@ impl Cluster {
         let (exchange, letters) = member::exchange(&config, &exchange_metrics, carrier);
         let (hints, hinted) = watch::channel(None);
         let stop = CancellationToken::new();
+        // What carries the spans ends with the node.
+        let (tracer, _) = trace::start_if_wanted(self.tracing.as_ref(), &id.to_string(), &metrics)
+            .expect("the endpoint is one");
         let member = Member {
             config,
             controller: self.controllers.of(id),
@@ -154,6 +169,7 @@ impl Cluster {
             letters,
             hints: hinted,
             metrics,
+            tracer,
             stop: stop.clone(),
         };
         let (life, view) = member.start();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use consensus_server::application::controller::code::Code;
 use consensus_server::application::controller::{CallFailed, Configuration, Controller};
+use consensus_server::telemetry::trace::TraceContext;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -65,6 +66,8 @@ impl One {
 
 #[derive(Default)]
 struct State {
+    /// Trace and span of traced calls.
+    traced_calls: BTreeSet<(String, String)>,
     all: BTreeMap<u64, One>,
     /// From which height on which validators and interval are in force.
     configurations: BTreeMap<u64, (Vec<u64>, Duration)>,
@@ -116,6 +119,17 @@ impl Controllers {
             ..State::default()
         };
         Arc::new(Self { state: Mutex::new(state), changes: watch::Sender::new(0) })
+    }
+
+    /// The spans of the calls that were traced, as the calls said.
+    pub(crate) fn traced_calls(&self) -> BTreeSet<(String, String)> {
+        self.lock().traced_calls.clone()
+    }
+
+    fn told(&self, trace: Option<TraceContext>) {
+        if let Some(ids) = trace.map(TraceContext::to_bytes) {
+            self.lock().traced_calls.insert((hex::encode(&ids[1..17]), hex::encode(&ids[17..])));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -371,8 +385,12 @@ impl Controller for Beside {
         .boxed()
     }
 
-    fn proposal(&self) -> BoxFuture<'static, Result<Result<(u64, Bytes), Code>, CallFailed>> {
+    fn proposal(
+        &self,
+        trace: Option<TraceContext>,
+    ) -> BoxFuture<'static, Result<Result<(u64, Bytes), Code>, CallFailed>> {
         let (all, id) = (self.all.clone(), self.id);
+        all.told(trace);
         async move {
             all.answers(id).await?;
             Ok(Ok(all.lock().propose(id)))
@@ -380,8 +398,14 @@ impl Controller for Beside {
         .boxed()
     }
 
-    fn check(&self, height: u64, data: Bytes) -> BoxFuture<'static, Result<Code, CallFailed>> {
+    fn check(
+        &self,
+        height: u64,
+        data: Bytes,
+        trace: Option<TraceContext>,
+    ) -> BoxFuture<'static, Result<Code, CallFailed>> {
         let (all, id) = (self.all.clone(), self.id);
+        all.told(trace);
         async move {
             all.answers(id).await?;
             let (code, missing) = all.lock().check(id, height, &data);
@@ -397,8 +421,14 @@ impl Controller for Beside {
         .boxed()
     }
 
-    fn commit(&self, height: u64, data: Bytes) -> BoxFuture<'static, Configured> {
+    fn commit(
+        &self,
+        height: u64,
+        data: Bytes,
+        trace: Option<TraceContext>,
+    ) -> BoxFuture<'static, Configured> {
         let (all, id) = (self.all.clone(), self.id);
+        all.told(trace);
         // An execution goes on without its caller.
         let work = tokio::spawn(async move {
             all.answers(id).await?;

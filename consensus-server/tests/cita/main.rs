@@ -2,5 +2,8 @@
 //! controllers that follow a script.
 
 mod cluster;
+#[path = "../collector/mod.rs"]
+mod collector;
 mod controllers;
 mod stories;
+mod tracing;

@@ -3,11 +3,15 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod certificates;
+
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use consensus_core::ids::NodeId;
+use consensus_core::replica::health::{LAG_ENTRIES_MAX, is_ready};
 use consensus_proto::admin::admin_client::AdminClient;
 use consensus_proto::ordering::ordering_client::OrderingClient;
 use consensus_proto::peer::Hello;
@@ -20,7 +24,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 /// Free ports of the loopback interface.
-fn free() -> Listen {
+pub(crate) fn free() -> Listen {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     Listen { client: free, peer: free, ops: free }
 }
@@ -39,6 +43,11 @@ impl Cluster {
 
     /// The same with further members that are never there: tests speak for them.
     pub(crate) async fn start_without(count: u64, absent: &[u64], extra: &str) -> Self {
+        Self::start_each(count, absent, |_| extra.to_owned()).await
+    }
+
+    /// The same with something else appended for each node.
+    pub(crate) async fn start_each(count: u64, absent: &[u64], extra: impl Fn(u64) -> String) -> Self {
         let data = TempDir::new().expect("a temporary directory");
         let mut listeners = Vec::new();
         let mut members = String::new();
@@ -56,8 +65,10 @@ impl Cluster {
         let mut servers = Vec::new();
         for (id, bound) in (1..).zip(listeners) {
             let Listen { client, peer, ops } = bound.addresses().expect("bound");
+            let extra = extra(id);
             let text = format!(
                 "[node]\nid = {id}\ncluster = 'test'\ndata_dir = 'node{id}'\n[raft]\ntick_ms = 20\n\
+                 [security]\ninsecure = true\n\
                  [listen]\nclient = '{client}'\npeer = '{peer}'\nops = '{ops}'\n{members}{extra}"
             );
             let config = Config::parse(&text, "test", data.path()).expect("valid");
@@ -84,6 +95,15 @@ impl Cluster {
                 return leader;
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until all nodes are ready.
+    pub(crate) async fn ready(&self) {
+        for server in &self.servers {
+            let mut status = server.chain().watch_status();
+            let ready = status.wait_for(|status| is_ready(status, LAG_ENTRIES_MAX)).await;
+            drop(ready.expect("runs"));
         }
     }
 
@@ -116,8 +136,14 @@ impl Cluster {
 }
 
 /// A control whose subscriber nobody writes to.
-fn log() -> logging::LogControl {
+pub(crate) fn log() -> logging::LogControl {
     logging::build("warn", LogFormat::Human).expect("valid").1
+}
+
+/// A node of one member with a configuration of its own.
+pub(crate) async fn start_alone(config: Config) -> Server {
+    let bound = Listeners::bind(&config.listen).await.expect("free ports");
+    Server::start(config, bound, log()).await.expect("starts")
 }
 
 /// One node that leads its chain.
@@ -125,6 +151,45 @@ pub(crate) async fn alone(extra: &str) -> Cluster {
     let cluster = Cluster::start(1, extra).await;
     cluster.leader().await;
     cluster
+}
+
+/// What the nodes of this thread log, from now until it is dropped.
+pub(crate) fn capture() -> Captured {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .with_writer(move || writer.clone())
+        .finish();
+    Captured { lines, _guard: tracing::subscriber::set_default(subscriber) }
+}
+
+/// Log lines of one thread.
+pub(crate) struct Captured {
+    lines: Lines,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Captured {
+    pub(crate) fn text(&self) -> String {
+        let lines = self.lines.0.lock().expect("no panic");
+        String::from_utf8_lossy(&lines).into_owned()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn channel(address: SocketAddr) -> Channel {

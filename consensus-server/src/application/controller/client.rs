@@ -19,6 +19,7 @@ use tonic::{Request, Status};
 
 use super::code::Code;
 use super::{CallFailed, Configuration, Controller, Fetched};
+use crate::telemetry::trace::TraceContext;
 use crate::transport::connect::innermost;
 use crate::transport::local;
 
@@ -68,10 +69,13 @@ async fn within<T>(
     }
 }
 
-fn request<T>(message: T) -> Request<T> {
+fn request<T>(message: T, trace: Option<TraceContext>) -> Request<T> {
     let mut request = Request::new(message);
     // How CITA-Cloud's services tell their callers apart in their metrics.
     request.metadata_mut().insert("client-name", MetadataValue::from_static("consensus"));
+    if let Some(trace) = trace {
+        trace.to_metadata(request.metadata_mut());
+    }
     request
 }
 
@@ -93,12 +97,13 @@ impl GrpcController {
         height: u64,
         data: Bytes,
         timeout: Duration,
+        trace: Option<TraceContext>,
     ) -> BoxFuture<'static, Result<(Code, Option<Configuration>), CallFailed>> {
         let (mut client, port) = (self.client.clone(), self.port);
         async move {
             let proposal = Some(common::Proposal { height, data });
             let message = common::ProposalWithProof { proposal, proof: Bytes::new() };
-            let answer = within(port, timeout, client.commit_block(request(message))).await?;
+            let answer = within(port, timeout, client.commit_block(request(message, trace))).await?;
             Ok((code(answer.status), answer.config.map(configuration)))
         }
         .boxed()
@@ -107,13 +112,14 @@ impl GrpcController {
 
 impl Controller for GrpcController {
     fn ping(&self) -> BoxFuture<'static, Result<(Code, Option<Configuration>), CallFailed>> {
-        self.commit_block(PING_HEIGHT, Bytes::new(), READ_TIMEOUT)
+        self.commit_block(PING_HEIGHT, Bytes::new(), READ_TIMEOUT, None)
     }
 
-    fn proposal(&self) -> BoxFuture<'static, Result<Fetched, CallFailed>> {
+    fn proposal(&self, trace: Option<TraceContext>) -> BoxFuture<'static, Result<Fetched, CallFailed>> {
         let (mut client, port) = (self.client.clone(), self.port);
         async move {
-            let answer = within(port, READ_TIMEOUT, client.get_proposal(request(common::Empty {}))).await?;
+            let message = request(common::Empty {}, trace);
+            let answer = within(port, READ_TIMEOUT, client.get_proposal(message)).await?;
             let code = code(answer.status);
             Ok(match answer.proposal {
                 Some(proposal) if matches!(code, Code::SUCCESS | Code::NO_TRANSACTION) => {
@@ -125,10 +131,15 @@ impl Controller for GrpcController {
         .boxed()
     }
 
-    fn check(&self, height: u64, data: Bytes) -> BoxFuture<'static, Result<Code, CallFailed>> {
+    fn check(
+        &self,
+        height: u64,
+        data: Bytes,
+        trace: Option<TraceContext>,
+    ) -> BoxFuture<'static, Result<Code, CallFailed>> {
         let (mut client, port) = (self.client.clone(), self.port);
         async move {
-            let message = request(common::Proposal { height, data });
+            let message = request(common::Proposal { height, data }, trace);
             let answer = within(port, READ_TIMEOUT, client.check_proposal(message)).await?;
             Ok(Code(answer.code))
         }
@@ -139,7 +150,8 @@ impl Controller for GrpcController {
         &self,
         height: u64,
         data: Bytes,
+        trace: Option<TraceContext>,
     ) -> BoxFuture<'static, Result<(Code, Option<Configuration>), CallFailed>> {
-        self.commit_block(height, data, COMMIT_TIMEOUT)
+        self.commit_block(height, data, COMMIT_TIMEOUT, trace)
     }
 }

@@ -35,6 +35,7 @@ use super::{Application, ApplicationInbox};
 use crate::chain::ChainHandle;
 use crate::config::cita::Reconfigured;
 use crate::config::cita::address::Short;
+use crate::telemetry::trace::TraceContext;
 use crate::transport::cita::{GroupId, Letter, Mail};
 
 pub use client::GrpcController;
@@ -59,22 +60,29 @@ pub struct CallFailed(pub String);
 /// A proposal with its height, or the code that came instead.
 pub type Fetched = Result<(u64, Bytes), Code>;
 
-/// The controller beside this node. Calls are never repeated by the implementation.
+/// The controller beside this node. Calls are never repeated by the implementation, and say in their headers which
+/// span they belong to if their height is sampled.
 pub trait Controller: Send + Sync + 'static {
     /// Where it is.
     fn ping(&self) -> BoxFuture<'static, Result<(Code, Option<Configuration>), CallFailed>>;
 
     /// Its proposal for the next height, or its code.
-    fn proposal(&self) -> BoxFuture<'static, Result<Fetched, CallFailed>>;
+    fn proposal(&self, trace: Option<TraceContext>) -> BoxFuture<'static, Result<Fetched, CallFailed>>;
 
     /// Whether it could commit this.
-    fn check(&self, height: u64, data: Bytes) -> BoxFuture<'static, Result<Code, CallFailed>>;
+    fn check(
+        &self,
+        height: u64,
+        data: Bytes,
+        trace: Option<TraceContext>,
+    ) -> BoxFuture<'static, Result<Code, CallFailed>>;
 
     /// Executes and stores this block.
     fn commit(
         &self,
         height: u64,
         data: Bytes,
+        trace: Option<TraceContext>,
     ) -> BoxFuture<'static, Result<(Code, Option<Configuration>), CallFailed>>;
 }
 

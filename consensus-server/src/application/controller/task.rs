@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use consensus_core::ids::{NodeId, Ticket};
 use consensus_core::replica::{CommittedEntry, Outcome, Refusal};
-use consensus_core::storage::{ApplicationWrite, EntryKind, Snapshot};
+use consensus_core::storage::{ApplicationWrite, EntryKind, LogEntry, Snapshot};
 use consensus_proto::cita::exchange as wire;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -26,10 +25,14 @@ use super::{ControllerApplication, VoidRefused};
 use crate::application::{ApplicationEvent, ApplicationInbox};
 use crate::chain::ChainHandle;
 use crate::config::cita::address::{peer_ids, short};
+use crate::telemetry::trace::Span;
 use crate::transport::cita::{Letter, Mail};
 
 mod leading;
 mod telling;
+mod traced;
+
+use self::traced::Traced;
 
 /// Looked at again after this long while something is in the making.
 const PULSE: Duration = Duration::from_millis(50);
@@ -95,6 +98,7 @@ struct Task {
     /// The desk's promise is durable.
     promise_kept: bool,
     proposer: Proposer,
+    traced: Traced,
     voiding: Voiding,
     reports: Reports,
     /// Nodes that presented themselves.
@@ -127,6 +131,7 @@ impl Task {
     fn new(app: ControllerApplication, chain: ChainHandle) -> Self {
         let now = Instant::now();
         Self {
+            traced: Traced::new(chain.traces()),
             app,
             chain,
             agreement: Agreement::default(),
@@ -208,7 +213,7 @@ impl Task {
                 .entries(self.chain.id(), from, applied + 1, REPLAY_BYTES_MAX)
                 .map_err(|error| format!("reading entry {from}: {error}"))?;
             for entry in entries {
-                self.take(entry.index, entry.kind, &entry.data, now)?;
+                self.take(&entry, now)?;
             }
         }
         self.app.post.set_roster(self.agreement.roster());
@@ -229,14 +234,15 @@ impl Task {
     fn on_apply(&mut self, entries: Vec<CommittedEntry>, now: Instant) -> Result<(), String> {
         for CommittedEntry { entry, .. } in entries {
             if entry.index > self.applied {
-                self.take(entry.index, entry.kind, &entry.data, now)?;
+                self.take(&entry, now)?;
             }
         }
         self.chain.applied(self.applied);
         Ok(())
     }
 
-    fn take(&mut self, index: u64, kind: EntryKind, data: &Bytes, now: Instant) -> Result<(), String> {
+    fn take(&mut self, entry: &LogEntry, now: Instant) -> Result<(), String> {
+        let LogEntry { index, kind, ref context, ref data, .. } = *entry;
         self.applied = index;
         if kind != EntryKind::Normal || data.is_empty() {
             return Ok(());
@@ -246,6 +252,7 @@ impl Task {
                 tracing::debug!(height = block.height, index, bytes = block.data.len(), "block agreed on");
                 if self.opened {
                     self.app.metrics.agreed();
+                    self.traced.agreed(block.height, index, context);
                 }
                 self.proposer.agreed(block.height, now);
                 self.desk.agreed(block);
@@ -274,6 +281,7 @@ impl Task {
     }
 
     fn on_withdrawn(&mut self) {
+        self.traced.failed("this node does not lead any more");
         self.proposer.lead(None);
         self.desk.want_proposal(false);
         self.voiding = Voiding::default();
@@ -292,6 +300,7 @@ impl Task {
             Outcome::Applied { .. } => "it had no effect".to_owned(),
             Outcome::ReadIndex { .. } | Outcome::Done => return,
         };
+        self.traced.proposal_failed(ticket, &why);
         self.proposer.on_failed(ticket, why, now);
     }
 
@@ -331,6 +340,7 @@ impl Task {
     fn on_moved(&mut self, now: Instant) {
         let Some(configuration) = self.desk.configuration() else { return };
         self.app.metrics.height(configuration.height);
+        self.traced.reached(configuration.height);
         self.proposer.set_interval(configuration.block_interval);
         match peer_ids(&configuration.validators) {
             Ok(mut validators) => {
@@ -388,7 +398,8 @@ impl Task {
             }
             // Whoever is in another group may agree on other blocks there.
             _ if !ours => {}
-            Mail::Candidate(wire::Candidate { term, number, height, data }) => {
+            Mail::Candidate(wire::Candidate { term, number, height, data, trace }) => {
+                self.traced.candidate(height, &trace);
                 if self.desk.examine(Candidate { term, number, height, data }, now) {
                     self.asked_by = Some(from);
                 }
@@ -495,18 +506,30 @@ impl Task {
 
     fn call(&self, call: Call) -> BoxFuture<'static, Done> {
         let (controller, metrics) = (&self.app.controller, self.app.metrics.clone());
-        let (method, answer): (_, BoxFuture<'static, Reply>) = match call {
-            Call::Ping => ("ping", controller.ping().map(Reply::Configured).boxed()),
-            Call::Check { height, data } => {
-                ("check_proposal", controller.check(height, data).map(Reply::Checked).boxed())
-            }
+        let method = match &call {
+            Call::Ping => "ping",
+            Call::Check { .. } => "check_proposal",
+            Call::Commit { .. } => "commit_block",
+            Call::Fetch => "get_proposal",
+        };
+        let span = self.traced.call(method, &call);
+        let trace = span.as_ref().map(Span::context);
+        let answer: BoxFuture<'static, Reply> = match call {
+            Call::Ping => controller.ping().map(Reply::Configured).boxed(),
+            Call::Check { height, data } => controller.check(height, data, trace).map(Reply::Checked).boxed(),
             Call::Commit { height, data } => {
-                ("commit_block", controller.commit(height, data).map(Reply::Configured).boxed())
+                controller.commit(height, data, trace).map(Reply::Configured).boxed()
             }
-            Call::Fetch => ("get_proposal", controller.proposal().map(Reply::Fetched).boxed()),
+            Call::Fetch => controller.proposal(trace).map(Reply::Fetched).boxed(),
         };
         let since = Instant::now();
         let counted = move |reply: Reply| {
+            if let Some(mut span) = span {
+                match reply.code() {
+                    Some(code) => span.note("consensus.code", i64::from(code.0)),
+                    None => span.fail("no answer"),
+                }
+            }
             metrics.called(method, reply.code().map(|code| code.0), since.elapsed());
             Done::Reply(reply)
         };

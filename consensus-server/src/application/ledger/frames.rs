@@ -13,6 +13,7 @@ use consensus_proto::records::Transaction;
 use tokio::sync::{Notify, oneshot};
 
 use super::TransactionState;
+use crate::telemetry::trace::TraceContext;
 
 /// What a transaction costs beside its payload and id.
 const TRANSACTION_OVERHEAD_BYTES: u64 = 64;
@@ -24,6 +25,8 @@ const QUESTIONS_MAX: usize = 4096;
 pub(super) struct Frame {
     pub(super) transactions: Vec<Transaction>,
     pub(super) acknowledgement: Acknowledgement,
+    /// The span above, if the frame is sampled.
+    pub(super) trace: Option<TraceContext>,
     pub(super) answer: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -164,7 +167,8 @@ mod tests {
         let transactions = (0..count)
             .map(|i| Transaction { id: i.to_be_bytes().to_vec().into(), payload: vec![0; bytes].into() })
             .collect();
-        Frame { transactions, acknowledgement: Acknowledgement::Committed, answer: oneshot::channel().0 }
+        let (acknowledgement, answer) = (Acknowledgement::Committed, oneshot::channel().0);
+        Frame { transactions, acknowledgement, trace: None, answer }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::recent::Recent;
 use super::task::halted;
 use super::{LedgerError, LedgerOptions, Submission, Tip, TransactionState, no_leader, refused};
 use crate::chain::ChainHandle;
+use crate::telemetry::trace::{Span, TraceContext, Tracer};
 use crate::transport::Forwarder;
 
 /// How often a draining ledger is looked at.
@@ -60,6 +61,11 @@ impl LedgerHandle {
         &self.shared.chain
     }
 
+    /// What makes the spans of the chain's process.
+    pub fn tracer(&self) -> Tracer {
+        self.shared.chain.traces().tracer()
+    }
+
     /// How the ledger runs.
     pub fn options(&self) -> &LedgerOptions {
         &self.shared.options
@@ -89,16 +95,16 @@ impl LedgerHandle {
 
     /// Tries again for a moment while leadership moves.
     async fn submit_until(&self, submission: Submission) -> Vec<Outcome> {
-        let Submission { transactions, acknowledgement, hops } = submission;
+        let Submission { transactions, acknowledgement, hops, trace } = submission;
         let mut status = self.shared.chain.watch_status();
         let seen = status.borrow_and_update().clone();
         if hops > 0 {
-            return self.attempt(&seen, transactions, acknowledgement, hops).await;
+            return self.attempt(&seen, transactions, acknowledgement, hops, trace).await;
         }
         let grace = Instant::now() + self.shared.options.leader_grace;
         let (mut seen, mut pause) = (seen, RETRY_PAUSE);
         loop {
-            let outcomes = self.attempt(&seen, transactions.clone(), acknowledgement, hops).await;
+            let outcomes = self.attempt(&seen, transactions.clone(), acknowledgement, hops, trace).await;
             let now = Instant::now();
             if now >= grace || !outcomes.iter().any(is_leaderless) {
                 return outcomes;
@@ -122,14 +128,19 @@ impl LedgerHandle {
         transactions: Vec<Transaction>,
         acknowledgement: Acknowledgement,
         hops: u32,
+        trace: Option<TraceContext>,
     ) -> Vec<Outcome> {
         let count = transactions.len();
         if status.halted.is_some() {
             return vec![halted(count, status)];
         }
         match status.leader {
-            Some(leader) if leader == status.node_id => self.submit_here(transactions, acknowledgement).await,
-            Some(leader) if hops == 0 => self.submit_there(leader, transactions, acknowledgement).await,
+            Some(leader) if leader == status.node_id => {
+                self.submit_here(transactions, acknowledgement, trace).await
+            }
+            Some(leader) if hops == 0 => {
+                self.submit_there(leader, transactions, acknowledgement, trace).await
+            }
             Some(leader) => {
                 vec![refused(count, Reason::NotLeader, "this node is not the leader", Some(leader))]
             }
@@ -141,10 +152,11 @@ impl LedgerHandle {
         &self,
         transactions: Vec<Transaction>,
         acknowledgement: Acknowledgement,
+        trace: Option<TraceContext>,
     ) -> Vec<Outcome> {
         let count = transactions.len();
         let (answer, outcomes) = oneshot::channel();
-        match self.shared.frames.push(Frame { transactions, acknowledgement, answer }) {
+        match self.shared.frames.push(Frame { transactions, acknowledgement, trace, answer }) {
             Ok(()) => outcomes.await.unwrap_or_else(|_| vec![unknown(count)]),
             Err(NotTaken::Full(what, bound)) => {
                 vec![refused(
@@ -163,6 +175,7 @@ impl LedgerHandle {
         leader: NodeId,
         transactions: Vec<Transaction>,
         acknowledgement: Acknowledgement,
+        trace: Option<TraceContext>,
     ) -> Vec<Outcome> {
         let count = transactions.len();
         let bound = self.shared.options.queue_transactions_max;
@@ -170,7 +183,11 @@ impl LedgerHandle {
             let message = format!("{bound} transactions are on their way to the leader");
             return vec![refused(count, Reason::Overloaded, message, Some(leader))];
         };
-        let outcomes = self.shared.forwarder.forward(leader, transactions, acknowledgement).await;
+        let span = trace.and_then(|above| self.tracer().child("forward", Some(above)));
+        let span = span.map(|span| span.calling().with("consensus.peer", leader.to_string()));
+        let trace = span.as_ref().map(Span::context);
+        let outcomes = self.shared.forwarder.forward(leader, transactions, acknowledgement, trace).await;
+        drop(span);
         let height = outcomes.iter().filter_map(committed_height).max();
         if let Some(height) = height
             && !self.shared.arrivals.reached(height).await

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use consensus_core::ids::Ticket;
 use consensus_core::ledger::{
-    self, Batch, Completion, Frame, Ledger, Pipeline, Refusal as PipelineRefusal, Run, encode_proposal,
+    self, Completion, Frame, Ledger, Pipeline, Refusal as PipelineRefusal, Run, encode_proposal,
 };
 use consensus_core::replica::{CommittedEntry, Outcome, Proposal, Refusal, Status};
 use consensus_proto::ordering::{self, Acknowledgement, Reason, outcome};
@@ -22,12 +22,18 @@ use tokio::time::{Instant, Sleep};
 
 use super::frames;
 use super::handle::{Shared, stopping};
+use super::traced::{FrameKey, Traced};
 use super::{Tip, TransactionState, refused};
 use crate::application::{Application, ApplicationEvent, ApplicationInbox};
 use crate::chain::ChainHandle;
 
-/// Where the outcomes of a frame go; `None` if it was answered when it was accepted.
-type Token = Option<oneshot::Sender<Vec<ordering::Outcome>>>;
+/// What is kept of a frame until it has all its outcomes.
+pub(super) struct Token {
+    /// Where they go; `None` if it was answered when it was accepted.
+    answer: Option<oneshot::Sender<Vec<ordering::Outcome>>>,
+    /// Set if it is sampled.
+    trace: Option<FrameKey>,
+}
 
 /// The built-in application, ready to run.
 pub struct LedgerApplication {
@@ -61,6 +67,7 @@ struct Task {
     door: Door,
     /// Proposals in flight, with the pipeline's numbers of their batches.
     batches: HashMap<Ticket, u64>,
+    traced: Traced,
     inflight_max: usize,
     /// Blocks whose records are with the writer: (what it must have written, height).
     unwritten: VecDeque<(u64, u64)>,
@@ -73,6 +80,7 @@ impl Application for LedgerApplication {
         let inflight_max = chain.limits().inflight_proposals_max;
         let _end = End(shared.clone());
         let task = Task {
+            traced: Traced::new(chain.traces().clone()),
             shared,
             chain,
             ledger,
@@ -178,6 +186,7 @@ impl Task {
             ApplicationEvent::Halted { .. } => {
                 self.door = Door::Halted;
                 self.batches.clear();
+                self.traced.halted();
                 let completions = self.pipeline.clear(PipelineRefusal::Halted);
                 self.complete(completions);
             }
@@ -207,6 +216,7 @@ impl Task {
                 PipelineRefusal::OutcomeUnknown
             }
         };
+        self.traced.lost(ticket, &refusal);
         self.pipeline.lost(number, refusal);
     }
 
@@ -222,7 +232,10 @@ impl Task {
                 Ok(applied) => applied,
                 Err(error) => return self.chain.halt(format!("applying entry {}: {error}", entry.index)),
             };
-            if let Some(number) = ticket.and_then(|ticket| self.batches.remove(&ticket)) {
+            if let Some(ticket) = ticket
+                && let Some(number) = self.batches.remove(&ticket)
+            {
+                self.traced.applied(ticket, &applied);
                 self.pipeline.applied(number, &applied);
             }
             if writes.is_empty() {
@@ -312,12 +325,18 @@ impl Task {
     }
 
     fn offer(&mut self, frame: frames::Frame, now_ms: u64) {
-        let frames::Frame { transactions, acknowledgement, answer } = frame;
-        if acknowledgement == Acknowledgement::Accepted {
-            let verdicts = self.pipeline.offer(Frame { token: None, transactions }, now_ms, &self.ledger);
-            let _ = answer.send(self.outcomes(verdicts));
-        } else {
-            self.pipeline.offer(Frame { token: Some(answer), transactions }, now_ms, &self.ledger);
+        let frames::Frame { transactions, acknowledgement, trace, answer } = frame;
+        let trace = self.traced.arrived(trace, transactions.len());
+        let first = self.pipeline.accepted();
+        let mut answer = Some(answer);
+        let early = answer.take_if(|_| acknowledgement == Acknowledgement::Accepted);
+        let frame = Frame { token: Token { answer, trace }, transactions };
+        let verdicts = self.pipeline.offer(frame, now_ms, &self.ledger);
+        if let Some(key) = trace {
+            self.traced.queued(key, first..self.pipeline.accepted());
+        }
+        if let Some(early) = early {
+            let _ = early.send(self.outcomes(verdicts));
         }
     }
 
@@ -330,14 +349,13 @@ impl Task {
         loop {
             let in_flight = self.batches.len();
             let room = self.inflight_max.saturating_sub(in_flight);
-            let Some(Batch { number, transactions }) = self.pipeline.next_batch(now_ms, room, in_flight)
-            else {
-                break;
-            };
+            let Some(batch) = self.pipeline.next_batch(now_ms, room, in_flight) else { break };
             let ticket = self.chain.next_ticket();
-            self.batches.insert(ticket, number);
+            self.batches.insert(ticket, batch.number);
+            let context = self.traced.cut(ticket, &batch);
             let timestamp_ms = *timestamp_ms.get_or_insert_with(unix_time_ms);
-            proposals.push(Proposal { ticket, data: encode_proposal(timestamp_ms, &transactions) });
+            let data = encode_proposal(timestamp_ms, &batch.transactions);
+            proposals.push(Proposal { ticket, data, context });
         }
         if proposals.is_empty() {
             return;
@@ -356,9 +374,12 @@ impl Task {
         self.shared.waiting.store(self.pipeline.waiting_transactions(), Ordering::Release);
     }
 
-    fn complete(&self, completions: Vec<Completion<Token>>) {
-        for Completion { token, outcomes } in completions {
-            if let Some(answer) = token {
+    fn complete(&mut self, completions: Vec<Completion<Token>>) {
+        for Completion { token: Token { answer, trace }, outcomes } in completions {
+            if let Some(key) = trace {
+                self.traced.answered(key);
+            }
+            if let Some(answer) = answer {
                 // Whoever waited may have gone.
                 let _ = answer.send(self.outcomes(outcomes));
             }

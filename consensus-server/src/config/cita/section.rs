@@ -9,12 +9,13 @@ use std::ops::{Range, RangeInclusive};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistake, line_of};
+use crate::config::mistake::{Lines, Mistake};
 
 /// One table of a file.
 pub(super) struct Section<'a> {
     name: &'static str,
     text: &'a str,
+    lines: Lines,
     table: Option<&'a DeTable<'a>>,
     asked: BTreeSet<&'static str>,
     /// What was found wrong so far.
@@ -31,18 +32,18 @@ pub(super) struct Found<T> {
 impl<'a> Section<'a> {
     /// `table` is `None` where the file has no such section: all keys have their defaults.
     pub(super) fn new(name: &'static str, text: &'a str, table: Option<&'a DeTable<'a>>) -> Self {
-        Self { name, text, table, asked: BTreeSet::new(), mistakes: Vec::new() }
+        Self { name, text, lines: Lines::of(text), table, asked: BTreeSet::new(), mistakes: Vec::new() }
     }
 
     /// A mistake at a key; at a place of the file if there is one.
     pub(super) fn mistake(&mut self, key: &str, at: Option<&Range<usize>>, what: String) {
-        let line = at.map(|at| line_of(self.text, at.start));
+        let line = at.map(|at| self.line(at));
         self.mistakes.push(Mistake { line, key: self.full(key), what });
     }
 
     /// The line of a place of the file.
     pub(super) fn line(&self, at: &Range<usize>) -> usize {
-        line_of(self.text, at.start)
+        self.lines.at(at.start)
     }
 
     /// A key as messages name it.
@@ -124,6 +125,11 @@ impl<'a> Section<'a> {
     /// A whole number within a bound.
     pub(super) fn number(&mut self, key: &'static str, default: u64, bound: RangeInclusive<u64>) -> u64 {
         self.number_if_there(key, bound).map_or(default, |found| found.value)
+    }
+
+    /// A number, whole or not, if the file has it.
+    pub(super) fn decimal(&mut self, key: &'static str) -> Option<Found<f64>> {
+        self.typed(key, "a number", float)
     }
 
     /// A list of numbers, whole or not.

@@ -151,7 +151,8 @@ fn the_example_names_every_key_and_says_the_defaults() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/cita.example.toml");
     let text = std::fs::read_to_string(path).expect("the example");
     let example = parse(&text).expect("valid");
-    assert_eq!(example, parse(&section("")).expect("valid"), "the example says the defaults");
+    let defaults = parse(&section("")).expect("valid");
+    assert_eq!(CitaConfig { digest: defaults.digest, ..example }, defaults, "the example says the defaults");
     let uncommented = text
         .replace("# admin_addr", "admin_addr")
         .replace("# [consensus_raft.peers]", "[consensus_raft.peers]");
@@ -215,6 +216,19 @@ fn what_is_odd_and_harmless_is_a_warning() {
     ] {
         assert!(said.contains(expected), "{expected}\nin\n{said}");
     }
+}
+
+#[test]
+fn a_warning_cannot_command_the_terminal() {
+    let config = parse(&section("\"a\\u001b[2J\\n\" = 1\n")).expect("valid");
+    assert_eq!(config.warnings, ["config.toml:3: consensus_raft.a\\u{1b}[2J\\n is not known, it is ignored"]);
+}
+
+#[test]
+fn too_many_peers_are_one_mistake() {
+    let peers: String = (0..1025).map(|peer| format!("{peer} = ''\n")).collect();
+    let said = mistakes(&format!("[consensus_raft.peers]\n{peers}"));
+    assert_eq!(said, "config.toml: consensus_raft.peers has 1025 entries, must have at most 1024");
 }
 
 #[test]
@@ -344,4 +358,27 @@ fn a_file_without_the_section_is_refused_with_one_line() {
     assert_eq!(said, "config.toml: has no section [consensus_raft]");
     let missing = CitaConfig::load(Path::new("nowhere.toml")).expect_err("no file").to_string();
     assert!(missing.starts_with("nowhere.toml: cannot be read: No such file"), "{missing}");
+}
+
+#[test]
+fn traces_have_a_table_of_their_own() {
+    assert_eq!(parse(&section("")).expect("valid").tracing, None);
+    let config = parse(&section("[consensus_raft.tracing]\nendpoint = 'http://c:4317'\nratio = 0.5\n"));
+    let tracing = config.expect("valid").tracing.expect("there");
+    assert_eq!((tracing.endpoint.as_str(), tracing.ratio_ppm), ("http://c:4317", 500_000));
+    assert_eq!(tracing.service_name, "consensus");
+    let said = mistakes("[consensus_raft.tracing]\nendpoint = 'https://c'\nratio = 'all'\n");
+    assert!(said.contains("config.toml:5: consensus_raft.tracing.ratio is of type string"), "{said}");
+    let said = mistakes("[consensus_raft.tracing]\nendpoint = 'https://c'\nratio = 1.5\n");
+    for expected in [
+        "config.toml:4: consensus_raft.tracing.endpoint is \"https://c\", must begin with http://",
+        "config.toml:5: consensus_raft.tracing.ratio is 1.5, must be between 0 and 1",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
+    let config = parse(&section("[consensus_raft.tracing]\nendpont = 'http://c:4317'\n")).expect("valid");
+    assert_eq!(
+        config.warnings,
+        ["config.toml:4: consensus_raft.tracing.endpont is not known, it is ignored"]
+    );
 }

@@ -19,11 +19,15 @@ use super::{
     CONTROLLER_PORT, CitaConfig, CitaLog, CitaMetrics, DirectPeer, FAILOVER_WARN, GRPC_PORT, METRICS_PORT,
     NETWORK_PORT,
 };
-use crate::config::mistake::of_text;
-use crate::config::{Mistakes, Raft};
+use crate::config::endpoint::is_host_and_port;
+use crate::config::mistake::{legible, of_text};
+use crate::config::tracing::{self, Key, Wrong};
+use crate::config::{Mistakes, Raft, Tracing};
 
 /// Name of the section.
 const SECTION: &str = "consensus_raft";
+/// Name of its table about traces.
+const TRACING_SECTION: &str = "consensus_raft.tracing";
 /// Upper bounds of the calls' histograms in milliseconds.
 const BUCKETS_MS: [f64; 14] =
     [0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 25.0, 50.0, 75.0, 100.0, 250.0, 500.0];
@@ -31,6 +35,8 @@ const BUCKETS_MS: [f64; 14] =
 const BUCKETS_MAX: usize = 64;
 /// More of the file with the address is not read: it is another file.
 const ADDRESS_FILE_BYTES_MAX: u64 = 4096;
+/// Most consensus services that are reached directly: as many as the exchange keeps track of.
+const PEERS_MAX: usize = 1024;
 /// Most bytes of a chain's id.
 const CHAIN_BYTES_MAX: usize = 64;
 /// Heartbeats by default, in ticks.
@@ -67,8 +73,9 @@ pub(super) fn validate(text: &str, name: &str, base: &Path) -> Result<CitaConfig
     let log = check.log();
     let buckets_ms = check.buckets();
     let peers = check.peers(own.as_ref().map(|(_, id)| *id));
+    let tracing = check.tracing(text);
     for (line, key) in check.section.unknown() {
-        check.warnings.push(format!("{name}:{line}: {key} is not known, it is ignored"));
+        check.warnings.push(format!("{name}:{line}: {} is not known, it is ignored", legible(&key)));
     }
     let Check { section, warnings, .. } = check;
     let mut mistakes = section.mistakes;
@@ -91,7 +98,9 @@ pub(super) fn validate(text: &str, name: &str, base: &Path) -> Result<CitaConfig
         peers,
         log,
         metrics: CitaMetrics { port: enable_metrics.then_some(metrics_port), buckets_ms },
+        tracing,
         warnings,
+        digest: consensus_core::audit::digest(text.as_bytes()),
     })
 }
 
@@ -289,6 +298,11 @@ impl Check<'_> {
     /// The other consensus services. This node's own entry may be there: the table is then the same on all.
     fn peers(&mut self, own: Option<NodeId>) -> Option<Vec<DirectPeer>> {
         let table = self.section.table("peers")?;
+        if table.len() > PEERS_MAX {
+            let what = format!("has {} entries, must have at most {PEERS_MAX}", table.len());
+            self.section.mistake("peers", None, what);
+            return None;
+        }
         let mut all: Vec<(DirectPeer, Range<usize>)> = Vec::new();
         for (key, value) in table.iter() {
             if let Some(peer) = self.peer(key, value) {
@@ -324,6 +338,34 @@ impl Check<'_> {
         }
         let (address, node_id) = parsed.ok()?;
         Some(DirectPeer { address, node_id, at: at?.to_owned() })
+    }
+
+    fn tracing(&mut self, text: &str) -> Option<Tracing> {
+        let table = self.section.table("tracing")?;
+        let mut section = Section::new(TRACING_SECTION, text, Some(table));
+        let [endpoint, ratio, service_name] = [Key::Endpoint, Key::Ratio, Key::ServiceName].map(Key::as_str);
+        let (endpoint, name) = (section.text(endpoint), section.text(service_name));
+        let ratio = section.decimal(ratio);
+        let typed = |found: &Option<Found<&str>>| found.as_ref().map(|found| found.value.to_owned());
+        let (typed_endpoint, typed_ratio) = (typed(&endpoint), ratio.as_ref().map(|ratio| ratio.value));
+        let understood = section.mistakes.is_empty();
+        let tracing = tracing::read(typed_endpoint, typed_ratio, typed(&name)).unwrap_or_else(|wrong| {
+            for Wrong { key, what } in wrong.into_iter().filter(|_| understood) {
+                let at = match key {
+                    Key::Endpoint => endpoint.as_ref().map(|found| &found.at),
+                    Key::Ratio => ratio.as_ref().map(|found| &found.at),
+                    Key::ServiceName => name.as_ref().map(|found| &found.at),
+                };
+                section.mistake(key.as_str(), at, what);
+            }
+            None
+        });
+        for (line, key) in section.unknown() {
+            let key = legible(&key);
+            self.warnings.push(format!("{}:{line}: {key} is not known, it is ignored", self.name));
+        }
+        self.section.mistakes.append(&mut section.mistakes);
+        tracing
     }
 
     fn warn(&mut self, what: &str) {
@@ -366,13 +408,4 @@ fn level_filter(level: &str) -> Result<String, String> {
 fn is_file_name(name: &str) -> bool {
     let path = Path::new(name);
     path.file_name().is_some_and(|last| last == path.as_os_str())
-}
-
-/// `host:port`, the host being a name or an IP address (IPv6 in brackets).
-fn is_host_and_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        let bare = !host.is_empty() && !host.contains([':', '/', ' ', '[']);
-        let bracketed = text.parse::<SocketAddr>().is_ok();
-        (bare || bracketed) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    })
 }

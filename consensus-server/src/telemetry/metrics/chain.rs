@@ -1,5 +1,6 @@
 //! What a chain's driver tells: the series of the subsystems `raft` and `storage`, and its log lines.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,10 +14,27 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::{Metrics, PeerLabel, PeerReasonLabel, Subsystem};
 use crate::chain::{ChainObserver, PersistStats, RoundStats};
-use crate::telemetry::Throttle;
+use crate::telemetry::trace::{BlockTraces, Tracer};
+use crate::telemetry::{Throttle, unix_time_ms};
 
 /// How often a line that peers can provoke is written.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Changes of the leader that are remembered.
+const CHANGES_MAX: usize = 8;
+/// Share of one measurement in the mean of sync times.
+const SYNC_TIME_SHARE: u64 = 8;
+
+/// This node came to know another leader, or none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaderChange {
+    /// Unix time in milliseconds.
+    pub at_ms: u64,
+    /// The term.
+    pub term: u64,
+    /// Who leads from then on.
+    pub leader: Option<NodeId>,
+}
 
 /// One chain's series.
 #[derive(Debug)]
@@ -40,6 +58,10 @@ pub struct ChainMetrics {
     persist_seconds: Histogram,
     persisted_rounds: Counter,
     lagging: Mutex<Vec<NodeId>>,
+    changes: Mutex<VecDeque<LeaderChange>>,
+    /// Mean of the times until rounds were durable, weighted towards the newest, in microseconds.
+    sync_time_us: AtomicU64,
+    traces: BlockTraces,
     created: Instant,
     /// Milliseconds after `created` at which the driver turned over last.
     turned_over_ms: AtomicU64,
@@ -104,6 +126,11 @@ impl ChainMetrics {
         Self { name, ..self }
     }
 
+    /// Sampled blocks of the chain are followed by these.
+    pub fn tracing(self, tracer: &Tracer) -> Self {
+        Self { traces: BlockTraces::new(tracer, &self.chain, self.name), ..self }
+    }
+
     /// Registers the chain's series. Once for each chain of a process.
     pub fn new(metrics: &Metrics, chain: &str) -> Self {
         metrics.registry(|registry| {
@@ -146,6 +173,9 @@ impl ChainMetrics {
                 ),
                 persisted_rounds: storage.counter("persisted_rounds", "Rounds that became durable"),
                 lagging: Mutex::default(),
+                changes: Mutex::default(),
+                sync_time_us: AtomicU64::new(0),
+                traces: BlockTraces::off(),
                 created: Instant::now(),
                 turned_over_ms: AtomicU64::new(0),
                 refused_log: Throttle::new(LOG_EVERY),
@@ -166,6 +196,24 @@ impl ChainMetrics {
         self.leader_changes.get()
     }
 
+    /// The last changes of the leader, newest last.
+    pub fn recent_leader_changes(&self) -> Vec<LeaderChange> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    /// From handing a round to the writer until it is durable, of late; 0: none yet.
+    pub fn sync_time_us(&self) -> u64 {
+        self.sync_time_us.load(Ordering::Relaxed)
+    }
+
+    fn remember(&self, change: LeaderChange) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.len() == CHANGES_MAX {
+            changes.pop_front();
+        }
+        changes.push_back(change);
+    }
+
     fn peer(&self, peer: NodeId) -> PeerLabel {
         PeerLabel { chain: self.chain.clone(), peer: peer.get() }
     }
@@ -180,6 +228,7 @@ impl ChainMetrics {
             if leader_id != 0 {
                 self.leader_changes.inc();
             }
+            self.remember(LeaderChange { at_ms: unix_time_ms(), term, leader });
             tracing::info!(
                 chain = self.chain,
                 role = role.as_str(),
@@ -265,6 +314,10 @@ impl ChainObserver for ChainMetrics {
 
     fn persisted(&self, stats: PersistStats) {
         self.persist_seconds.observe(stats.elapsed.as_secs_f64());
+        let (newest, mean) = (stats.elapsed.as_micros() as u64, self.sync_time_us());
+        // Only the driver writes it.
+        let weighted = (mean * (SYNC_TIME_SHARE - 1) + newest) / SYNC_TIME_SHARE;
+        self.sync_time_us.store(if mean == 0 { newest } else { weighted }, Ordering::Relaxed);
         self.persisted_rounds.inc_by(stats.rounds as u64);
     }
 
@@ -296,6 +349,10 @@ impl ChainObserver for ChainMetrics {
         gauges.unpersisted_rounds.set(status.unpersisted_rounds as i64);
         gauges.halted.set(i64::from(status.halted.is_some()));
         self.lag(status);
+    }
+
+    fn traces(&self) -> BlockTraces {
+        self.traces.clone()
     }
 
     fn halted(&self, reason: &str) {

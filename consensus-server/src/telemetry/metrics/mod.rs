@@ -14,6 +14,10 @@ mod log;
 mod ordering;
 mod peer;
 mod process;
+mod security;
+#[cfg(test)]
+mod shipped;
+mod trace;
 mod writer;
 
 use std::fmt;
@@ -30,11 +34,13 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use calls::CallMetrics;
-pub use chain::ChainMetrics;
+pub use chain::{ChainMetrics, LeaderChange};
 pub use controller::ControllerMetrics;
 pub use exchange::{ExchangeMetrics, Refused, Unsent};
 pub use ordering::{Ended, OrderingMetrics};
 pub use peer::{DropCause, PeerMetrics, PeerSeries};
+pub use security::SecurityMetrics;
+pub use trace::TraceMetrics;
 pub use writer::WriterMetrics;
 
 /// All series of the process.

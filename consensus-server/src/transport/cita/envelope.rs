@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use consensus_core::ids::{NodeId, StoreIncarnation};
 use consensus_proto::cita::exchange::{Envelope, Part, envelope::Body};
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-use prost::{DecodeError, Message as _};
+use consensus_proto::codec::walk;
+use prost::Message as _;
 
 use super::{ExchangeConfig, GroupId, Mail};
 
@@ -22,11 +22,16 @@ const RAFT_FIELD: u32 = 11;
 const MESSAGES_FIELD: u32 = 1;
 /// Field of a Raft message that holds each entry.
 const ENTRIES_FIELD: u32 = 7;
+/// Field of a Raft message that holds a snapshot.
+const SNAPSHOT_FIELD: u32 = 9;
+/// Field of a snapshot that holds what it is of, its members among others.
+const METADATA_FIELD: u32 = 2;
 /// Field of an envelope that holds a candidate.
 const CANDIDATE_FIELD: u32 = 16;
 /// Raft messages and entries in an envelope.
 const THINGS_MAX: usize = 1 << 16;
-/// Bytes of everything in an envelope that is neither Raft messages, nor a candidate, nor a piece.
+/// Bytes of everything in an envelope that is neither Raft messages, nor a candidate, nor a piece; and of the
+/// members that snapshots name: a number of one byte takes eight in memory.
 const SMALL_BYTES_MAX: usize = 256 << 10;
 
 /// Which store this node speaks for, and in which group.
@@ -137,7 +142,11 @@ pub(super) fn is_bloated(encoded: &Bytes) -> bool {
             let _ = walk(body, |field, message| {
                 things += 1;
                 if field == MESSAGES_FIELD {
-                    let _ = walk(message, |field, _| things += usize::from(field == ENTRIES_FIELD));
+                    let _ = walk(message, |field, body| match field {
+                        ENTRIES_FIELD => things += 1,
+                        SNAPSHOT_FIELD => small_bytes += metadata_bytes(body),
+                        _ => {}
+                    });
                 }
             });
         }
@@ -147,20 +156,11 @@ pub(super) fn is_bloated(encoded: &Bytes) -> bool {
     things > THINGS_MAX || small_bytes > SMALL_BYTES_MAX
 }
 
-/// Shows each field of an encoded message with its bytes (none, if it is a number) until one cannot be read.
-fn walk(mut rest: Bytes, mut see: impl FnMut(u32, Bytes)) -> Result<(), DecodeError> {
-    while !rest.is_empty() {
-        let (field, wire_type) = decode_key(&mut rest)?;
-        if wire_type == WireType::LengthDelimited {
-            let length = decode_varint(&mut rest)?;
-            let length = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
-            see(field, rest.split_to(length));
-        } else {
-            skip_field(wire_type, field, &mut rest, DecodeContext::default())?;
-            see(field, Bytes::new());
-        }
-    }
-    Ok(())
+/// Bytes of an encoded snapshot that are not its data.
+fn metadata_bytes(snapshot: Bytes) -> usize {
+    let mut bytes = 0;
+    let _ = walk(snapshot, |field, body| bytes += if field == METADATA_FIELD { body.len() } else { 0 });
+    bytes
 }
 
 impl Mail {
@@ -233,6 +233,19 @@ mod tests {
         assert!(!is_bloated(&raft(vec![append(vec![entry(10 << 20)]), append(vec![entry(1); 1000])])));
         assert!(is_bloated(&raft(vec![wire::Message::default(); THINGS_MAX + 1])));
         assert!(is_bloated(&raft(vec![append(vec![entry(0); 40_000]); 2])));
+        let snapshot = |data: usize, members| wire::Snapshot {
+            data: vec![0; data].into(),
+            metadata: Some(wire::SnapshotMetadata {
+                conf_state: Some(wire::ConfState {
+                    learners: vec![1; members],
+                    ..wire::ConfState::default()
+                }),
+                ..wire::SnapshotMetadata::default()
+            }),
+        };
+        let install = |snapshot| wire::Message { snapshot: Some(snapshot), ..wire::Message::default() };
+        assert!(!is_bloated(&raft(vec![install(snapshot(10 << 20, 1000))])));
+        assert!(is_bloated(&raft(vec![install(snapshot(0, 300_000))])));
         assert!(!is_bloated(&sealed(Body::Hello(Hello { validators: vec![1; 1000], ..Hello::default() }))));
         assert!(is_bloated(&sealed(Body::Hello(Hello { validators: vec![1; 300_000], ..Hello::default() }))));
         let founders = vec![Seat::default(); 200_000];

@@ -3,8 +3,9 @@
 //! The network carries for whoever is connected to it, so an envelope is believed nothing: it must speak this
 //! version, be meant for this node and store, and be of this chain. Raft messages must come from the very
 //! store that the roster names for their sender, if it does, in this node's group, and be meant for this very
-//! store: a store that was wiped or copied has forgotten its votes. Whether it came before is told in
-//! [`super::sessions`]; what Raft messages say is judged by the replica.
+//! store: a store that was wiped or copied has forgotten its votes. Only what leaders say is heard from any store:
+//! a majority has elected it, perhaps after an admission that this node has not come to yet. Whether it came
+//! before is told in [`super::sessions`]; what Raft messages say is judged by the replica.
 
 use std::collections::BTreeMap;
 
@@ -61,13 +62,38 @@ pub(super) fn judge(
     Ok(Sender { node, incarnation, group, session: envelope.session, means })
 }
 
+/// How much a sender of Raft messages is believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trust {
+    /// Everything: it is the store that the roster names, or the roster does not have the node.
+    Member,
+    /// What only leaders say: the roster names another store, and may be behind.
+    Leader,
+}
+
+impl Trust {
+    /// Leaves in a batch what is believed.
+    ///
+    /// # Errors
+    /// Nothing is.
+    pub(super) fn sift(self, batch: &mut RaftBatch) -> Result<(), Refused> {
+        if self == Self::Leader {
+            batch.messages.retain(wire::is_leaders);
+            if batch.messages.is_empty() {
+                return Err(Refused::SenderStore);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What Raft messages must satisfy beyond that. Of the group anybody may send whom the roster does not have:
-/// it may have been added where this node has not come to yet. Who is in the roster must be from that store.
+/// it may have been added where this node has not come to yet.
 pub(super) fn judge_member(
     seat: Seat,
     roster: Option<&BTreeMap<NodeId, StoreIncarnation>>,
     sender: &Sender,
-) -> Result<(), Refused> {
+) -> Result<Trust, Refused> {
     if seat.group.is_none() || sender.group != seat.group {
         return Err(Refused::Group);
     }
@@ -75,10 +101,7 @@ pub(super) fn judge_member(
         return Err(Refused::ReceiverStore);
     }
     let known = roster.and_then(|roster| roster.get(&sender.node));
-    if known.is_some_and(|store| *store != sender.incarnation) {
-        return Err(Refused::SenderStore);
-    }
-    Ok(())
+    Ok(if known.is_none_or(|store| *store == sender.incarnation) { Trust::Member } else { Trust::Leader })
 }
 
 /// The messages of a batch, if each is from whom the envelope is, for this node, and of a known kind.

@@ -261,8 +261,9 @@ impl Exchange {
     }
 
     /// The group's members and their stores: their Raft messages are taken only from there, and go only there.
-    /// Anybody else of the group may send, too, and is answered at the store that it spoke for: it may have been
-    /// added where this node has not come to yet. `None`: this node knows no member yet.
+    /// What only leaders say is taken from any store of a member, and answered there, and anybody else of the
+    /// group may send, too, and is answered at the store that it spoke for: this node may not have come to their
+    /// admission yet. `None`: this node knows no member yet.
     pub fn set_roster(&self, roster: Option<BTreeMap<NodeId, StoreIncarnation>>) {
         self.core.place().roster = roster.map(Arc::new);
     }

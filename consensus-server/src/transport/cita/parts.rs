@@ -1,9 +1,10 @@
 //! Puts large envelopes together again from their pieces.
 //!
 //! Pieces come in any order and each at most once (see [`super::sessions`]). Memory is bounded: a few messages
-//! under way for each sender, no more bytes than two of the largest, all senders together a few of the
-//! largest, and each only until the time at which a piece of it is overdue. What does not come together is
-//! dropped as a whole; nothing is asked for again, because whoever needs it sends it again.
+//! under way for each sender, no more bytes than two of the largest, all senders together some hundred messages
+//! of no more bytes than a few of the largest, no more pieces than are counted, however small, and each message
+//! only until the time at which a piece of it is overdue. What does not come together is dropped as a whole;
+//! nothing is asked for again, because whoever needs it sends it again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,12 +20,17 @@ const OVERDUE: Duration = Duration::from_secs(10);
 /// Messages under way for each sender; the oldest makes room. A sender cuts two at a time, and the network may
 /// bring pieces of the next ones before the last pieces of those.
 const UNDER_WAY_MAX: usize = 4;
+/// Messages under way of all senders; the oldest makes room. Senders may be made up, so the bound for each of
+/// them bounds nothing.
+const ALL_UNDER_WAY_MAX: usize = 256;
 /// The pieces of one sender hold no more than this many of the largest messages.
 const SENDER_MESSAGES: u64 = 2;
 /// All pieces together hold no more than this many of the largest messages.
 const TOTAL_MESSAGES: u64 = 6;
-/// Pieces of a message.
+/// Pieces of a message, and of all that a sender has under way.
 const PIECES_MAX: u32 = 1 << 16;
+/// Pieces of all messages under way: however small, each takes some memory beside its bytes.
+const ALL_PIECES_MAX: usize = 2 * PIECES_MAX as usize;
 
 /// Which message a piece is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,10 +84,7 @@ impl Assembly {
             None => self.begin(key, &part, now),
         };
         let bytes = part.data.len() as u64;
-        let sender = self.under_way.iter().filter(|known| known.key.from == key.from);
-        let held_of_sender = sender.map(|known| known.held).sum::<u64>();
-        let room = held_of_sender + bytes <= SENDER_MESSAGES * self.envelope_bytes_max
-            && self.held + bytes <= TOTAL_MESSAGES * self.envelope_bytes_max;
+        let room = self.has_room(key.from, bytes);
         let of = &mut self.under_way[at];
         let fits = of.count == part.count
             && of.bytes == part.bytes
@@ -106,11 +109,24 @@ impl Assembly {
         Ok(Some(whole.put_together()))
     }
 
+    /// Whether a piece of that many bytes fits beside those that are held, of its sender and of all.
+    fn has_room(&self, from: NodeId, bytes: u64) -> bool {
+        let of_sender = || self.under_way.iter().filter(|known| known.key.from == from);
+        let pieces_of_sender = of_sender().map(|known| known.pieces.len()).sum::<usize>();
+        let pieces = self.under_way.iter().map(|known| known.pieces.len()).sum::<usize>();
+        of_sender().map(|known| known.held).sum::<u64>() + bytes <= SENDER_MESSAGES * self.envelope_bytes_max
+            && self.held + bytes <= TOTAL_MESSAGES * self.envelope_bytes_max
+            && pieces_of_sender < PIECES_MAX as usize
+            && pieces < ALL_PIECES_MAX
+    }
+
     fn begin(&mut self, key: Key, part: &Part, now: Instant) -> usize {
         let of_sender = |known: &UnderWay| known.key.from == key.from;
         let full = self.under_way.iter().filter(|known| of_sender(known)).count() >= UNDER_WAY_MAX;
         if full && let Some(oldest) = self.under_way.iter().position(of_sender) {
             self.remove(oldest);
+        } else if self.under_way.len() >= ALL_UNDER_WAY_MAX {
+            self.remove(0);
         }
         let (count, bytes) = (part.count, part.bytes);
         self.under_way.push(UnderWay { key, count, bytes, held: 0, pieces: BTreeMap::new(), last: now });
@@ -209,6 +225,25 @@ mod tests {
             let _ = assembly.add(key(1, message), part(0, 2, 100, &[0; 80]), now);
         }
         assert_eq!(assembly.held(), 160, "and a single one no more than two");
+    }
+
+    #[test]
+    fn pieces_of_a_byte_take_no_more_memory_than_large_ones() {
+        let mut assembly = Assembly::new(1 << 20);
+        let now = Instant::now();
+        for from in 1..10_000 {
+            assert_eq!(assembly.add(key(from, 1), part(0, 2, 2, b"a"), now), Ok(None));
+            assert!(assembly.under_way.len() <= ALL_UNDER_WAY_MAX, "senders may be made up");
+        }
+        let mut assembly = Assembly::new(1 << 20);
+        let pieces = |assembly: &Assembly| assembly.under_way.iter().map(|of| of.pieces.len()).sum::<usize>();
+        for (from, message) in [(1, 1), (1, 2), (2, 1), (3, 1)] {
+            for index in 0..PIECES_MAX - 1 {
+                let _ = assembly.add(key(from, message), part(index, PIECES_MAX, 1 << 20, b"a"), now);
+            }
+            let bound = if from == 1 { PIECES_MAX as usize } else { ALL_PIECES_MAX };
+            assert!(pieces(&assembly) <= bound, "{} pieces", pieces(&assembly));
+        }
     }
 
     #[test]

@@ -6,15 +6,22 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use consensus_core::ids::{NodeId, StoreIncarnation};
 use consensus_proto::cita::exchange::{self, Envelope, RaftBatch, envelope::Body};
 use prost::Message as _;
 
 use super::envelope::{Seat, is_bloated};
-use super::gate::{self, Sender};
+use super::gate::{self, Sender, Trust};
 use super::parts::Key;
-use super::sender::Peer;
+use super::sender::{Led, Peer};
 use super::{BEFORE_LARGE_MAX, Core, LARGE_LETTER_BYTES, Letter, Mail, SWEEP_EVERY, Sink};
 use crate::telemetry::metrics::Refused;
+
+/// A sender of Raft messages that this node's chain listens to.
+struct Admitted {
+    trust: Trust,
+    chain: Arc<dyn Sink>,
+}
 
 impl Core {
     /// Counts what was dropped, and says so now and then.
@@ -43,10 +50,10 @@ impl Core {
         }
         let seat = self.place().seat;
         let sender = gate::judge(&self.config, seat, &envelope)?;
-        let body = envelope.body.ok_or(Refused::Malformed)?;
+        let mut body = envelope.body.ok_or(Refused::Malformed)?;
         // Before it is counted as come, so that strangers leave no trace.
-        if matches!(body, Body::Raft(_)) {
-            self.judge_member(&sender)?;
+        if let Body::Raft(batch) = &mut body {
+            self.judge_member(&sender)?.trust.sift(batch)?;
         }
         let peer = self.peer(sender.node).ok_or(Refused::Crowded)?;
         // What is for everybody has no number, may come twice, and from an address that leads nowhere.
@@ -66,11 +73,12 @@ impl Core {
         Ok(())
     }
 
-    fn judge_member(&self, sender: &Sender) -> Result<Arc<dyn Sink>, Refused> {
+    fn judge_member(&self, sender: &Sender) -> Result<Admitted, Refused> {
         let place = self.place();
         let seat = place.seat.ok_or(Refused::Seatless)?;
-        gate::judge_member(seat, place.roster.as_deref(), sender)?;
-        place.chain.clone().ok_or(Refused::Chainless)
+        let trust = gate::judge_member(seat, place.roster.as_deref(), sender)?;
+        let chain = place.chain.clone().ok_or(Refused::Chainless)?;
+        Ok(Admitted { trust, chain })
     }
 
     /// With the last piece comes the body of the whole, which is by the same sender.
@@ -126,20 +134,33 @@ impl Core {
         Ok(())
     }
 
-    fn deliver(&self, sender: &Sender, batch: RaftBatch) -> Result<(), Refused> {
-        let chain = self.judge_member(sender)?;
+    fn deliver(&self, sender: &Sender, mut batch: RaftBatch) -> Result<(), Refused> {
+        let Admitted { trust, chain } = self.judge_member(sender)?;
+        trust.sift(&mut batch)?;
         let messages = gate::open(&self.config, sender.node, batch)?;
-        if let Some(peer) = self.book().peers.get(&sender.node) {
+        let peer = self.book().peers.get(&sender.node).cloned();
+        if let Some(peer) = peer {
             peer.series().received_messages.inc_by(messages.len() as u64);
+            if trust == Trust::Leader {
+                let admitted = self.member_store(sender.node);
+                peer.heard().led = admitted.map(|admitted| Led { admitted, store: sender.incarnation });
+            }
         }
         chain.deliver(sender.node, messages);
         Ok(())
     }
 
-    /// What an accepted envelope tells of its sender; of a member, only if it is of the member's store.
+    /// The store that the roster names for a node.
+    fn member_store(&self, node: NodeId) -> Option<StoreIncarnation> {
+        self.place().roster.as_ref().and_then(|roster| roster.get(&node).copied())
+    }
+
+    /// What an accepted envelope tells of its sender; of a member, only if it is of the member's store, or of one
+    /// that led.
     fn learn(&self, peer: &Peer, sender: &Sender, origin: u64) {
-        let member = self.place().roster.as_ref().and_then(|roster| roster.get(&sender.node).copied());
-        if member.is_none_or(|store| store == sender.incarnation) {
+        let member = self.member_store(sender.node);
+        let led = peer.heard().led.is_some_and(|led| led.store == sender.incarnation);
+        if led || member.is_none_or(|store| store == sender.incarnation) {
             peer.on_heard();
             let mut heard = peer.heard();
             heard.seat = Some(Seat { incarnation: sender.incarnation, group: sender.group });

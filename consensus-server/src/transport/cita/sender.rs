@@ -54,6 +54,16 @@ pub(super) struct Heard {
     pub(super) origin: Option<u64>,
     /// The seat that it spoke from last.
     pub(super) seat: Option<Seat>,
+    /// The store that it led from, if the roster named another one.
+    pub(super) led: Option<Led>,
+}
+
+/// A leader's store that the roster did not have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Led {
+    /// The store that the roster had instead.
+    pub(super) admitted: StoreIncarnation,
+    pub(super) store: StoreIncarnation,
 }
 
 impl Peer {
@@ -128,16 +138,19 @@ impl Peer {
         self.heard().origin.unwrap_or(self.node.get())
     }
 
-    /// The store to address Raft messages to: the roster's, or for a node that it does not have the one that it
-    /// spoke from last in this group.
+    /// The store to address Raft messages to: the roster's, unless the node has led from another one since the
+    /// roster had that; for a node that it does not have the one that it spoke from last in this group.
     pub(super) fn store(
         &self,
         seat: Seat,
         roster: Option<&BTreeMap<NodeId, StoreIncarnation>>,
     ) -> Option<StoreIncarnation> {
         let known = roster.and_then(|roster| roster.get(&self.node).copied());
-        let heard = || self.heard().seat.filter(|heard| heard.group == seat.group);
-        known.or_else(|| heard().map(|heard| heard.incarnation))
+        let heard = self.heard();
+        match known {
+            Some(known) => Some(heard.led.filter(|led| led.admitted == known).map_or(known, |led| led.store)),
+            None => heard.seat.filter(|heard| heard.group == seat.group).map(|heard| heard.incarnation),
+        }
     }
 
     fn gauge(&self, (messages, bytes): (usize, u64)) {

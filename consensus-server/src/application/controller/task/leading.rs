@@ -119,7 +119,7 @@ impl Task {
 
     fn admit(&mut self, roster: &agreement::Roster) {
         let ticket = self.chain.next_ticket();
-        let proposal = Proposal { ticket, data: agreement::admission_entry(roster) };
+        let proposal = Proposal::new(ticket, agreement::admission_entry(roster));
         if self.chain.propose(vec![proposal]).is_ok() {
             self.admission = Some(ticket);
         }
@@ -172,11 +172,15 @@ impl Task {
             };
             match self.proposer.step(&situation) {
                 None => return,
-                Some(Action::Fetch) => self.desk.want_proposal(true),
+                Some(Action::Fetch) => {
+                    self.traced.due(self.proposer.trouble());
+                    self.desk.want_proposal(true);
+                }
                 Some(Action::Ask { number, height, data, to }) => {
-                    let term = self.proposer.term().unwrap_or(0);
+                    let (term, trace) = (self.proposer.term().unwrap_or(0), self.traced.asked(height));
                     for id in to {
-                        let candidate = wire::Candidate { term, number, height, data: data.clone() };
+                        let (data, trace) = (data.clone(), trace.clone());
+                        let candidate = wire::Candidate { term, number, height, data, trace };
                         self.app.post.mail(id, Mail::Candidate(candidate));
                     }
                 }
@@ -191,8 +195,13 @@ impl Task {
 
     fn propose(&mut self, height: u64, data: Bytes, now: Instant) {
         let ticket = self.chain.next_ticket();
-        let proposal = Proposal { ticket, data: agreement::block_entry(height, data, self.app.own) };
-        let outcome = self.chain.propose(vec![proposal]).map(|()| ticket).map_err(|why| why.to_string());
+        let context = self.traced.proposed(height, ticket);
+        let data = agreement::block_entry(height, data, self.app.own);
+        let outcome = self.chain.propose(vec![Proposal { ticket, data, context }]);
+        let outcome = outcome.map(|()| ticket).map_err(|why| why.to_string());
+        if let Err(why) = &outcome {
+            self.traced.proposal_failed(ticket, why);
+        }
         self.proposer.proposed(outcome, now);
     }
 
@@ -224,7 +233,7 @@ impl Task {
             Some(voiding::Action::Propose(Promise { from_height, upto_index })) => {
                 let ticket = self.chain.next_ticket();
                 let data = agreement::void_entry(from_height, upto_index);
-                if let Err(refusal) = self.chain.propose(vec![Proposal { ticket, data }]) {
+                if let Err(refusal) = self.chain.propose(vec![Proposal::new(ticket, data)]) {
                     tracing::info!(%refusal, "giving up a block was not proposed");
                 }
             }

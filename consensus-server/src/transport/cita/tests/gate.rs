@@ -22,9 +22,20 @@ fn envelope(session: u64, sequence: u64, body: Body) -> Envelope {
     super::super::envelope::envelope(&config, id(1), Stamp { seat, to: Some(store(1)) }, sequence, body)
 }
 
+/// What any member may say.
 fn raft(index: u64) -> Body {
-    let message = wire::Message { msg_type: 8, from: 2, to: 1, index, ..wire::Message::default() };
-    Body::Raft(RaftBatch { messages: vec![message] })
+    batch(&[wire::MessageType::AppendResponse], index)
+}
+
+fn batch(kinds: &[wire::MessageType], index: u64) -> Body {
+    let message = |kind: &_| wire::Message {
+        msg_type: *kind as i32,
+        from: 2,
+        to: 1,
+        index,
+        ..wire::Message::default()
+    };
+    Body::Raft(RaftBatch { messages: kinds.iter().map(message).collect() })
 }
 
 fn letter() -> Body {
@@ -138,6 +149,47 @@ fn a_changed_roster_takes_effect_at_once() {
     );
     node.exchange.set_roster(None);
     assert!(node.exchange.receive(0, encode(&envelope(1, 3, raft(3)))), "nobody known yet: anybody may");
+}
+
+/// What node 1 sends to node 2 next is for this store.
+async fn addresses(node: &Node, hub: &Hub, expected: StoreIncarnation) {
+    node.exchange.send(vec![heartbeat(1, 2, 1)]);
+    let sent = async {
+        loop {
+            if let Some((_, _, bytes)) = hub.carried().pop() {
+                return Envelope::decode(bytes).expect("an envelope");
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let sent = tokio::time::timeout(SOON, sent).await.expect("sent");
+    assert_eq!(sent.to_incarnation.as_ref(), expected.0);
+}
+
+#[tokio::test]
+async fn what_only_leaders_say_is_heard_from_any_store_and_answered_there() {
+    use wire::MessageType::{Append, AppendResponse, Heartbeat, RequestVote, Snapshot, TimeoutNow};
+    let (node, hub) = alone();
+    let other = StoreIncarnation([5; 16]);
+    let stray = |sequence, kinds: &[wire::MessageType]| {
+        let mut stray = envelope(5, sequence, batch(kinds, sequence));
+        stray.from_incarnation = Bytes::copy_from_slice(&other.0);
+        encode(&stray)
+    };
+    addresses(&node, &hub, store(2)).await;
+    assert!(!node.exchange.receive(0, stray(1, &[AppendResponse, RequestVote])));
+    addresses(&node, &hub, store(2)).await;
+    for (number, kind) in [Append, Heartbeat, Snapshot, TimeoutNow].into_iter().enumerate() {
+        assert!(node.exchange.receive(0, stray(10 + number as u64, &[kind])), "{kind:?}");
+    }
+    addresses(&node, &hub, other).await;
+    node.chain.seen.lock().unwrap().messages.clear();
+    assert!(node.exchange.receive(0, stray(20, &[RequestVote, Heartbeat, AppendResponse])));
+    let heard: Vec<_> =
+        node.chain.seen.lock().unwrap().messages.iter().map(|(_, message)| message.msg_type).collect();
+    assert_eq!(heard, [MessageType::MsgHeartbeat], "and nothing else that it says");
+    node.exchange.set_roster(Some(BTreeMap::from([(id(2), StoreIncarnation([6; 16]))])));
+    addresses(&node, &hub, StoreIncarnation([6; 16])).await;
 }
 
 #[test]

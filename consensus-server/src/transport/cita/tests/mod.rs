@@ -198,5 +198,5 @@ fn report(height: u64) -> Mail {
 
 fn candidate(bytes: u64) -> Mail {
     let data = (0..bytes).map(|at| (at / 7) as u8).collect::<Vec<u8>>().into();
-    Mail::Candidate(Candidate { term: 1, number: 2, height: 3, data })
+    Mail::Candidate(Candidate { term: 1, number: 2, height: 3, data, ..Candidate::default() })
 }
