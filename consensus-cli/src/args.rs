@@ -4,6 +4,9 @@
 //! ids, ranges), so that a mistake ends with exit code 2 before anything is read or sent. What the
 //! commands do is in `commands`.
 
+pub(crate) mod audit;
+pub(crate) mod certs;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,6 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::audit::AuditArgs;
+use self::certs::{CertsArgs, TlsArgs};
+use crate::commands::health::HealthArgs;
 use crate::output::text;
 use crate::remote::Address;
 
@@ -22,9 +28,11 @@ Examples:
   seq 1000 | consensus-cli submit --lines -        one transaction per line
   consensus-cli deliver --from oldest --follow     blocks as they come
   consensus-cli status --nodes n1:7400,n2:7400     do the nodes agree?
+  consensus-cli certs --help                       certificates for TLS
 
 Exit codes: 0 fine, 1 something was found or refused, 2 cannot tell (also: wrong usage).
-Nodes may also be given by the environment variable CONSENSUS_NODES.";
+Nodes may also be given by the environment variable CONSENSUS_NODES, and the certificates to talk to them
+over TLS by CONSENSUS_CA, CONSENSUS_CERT and CONSENSUS_KEY.";
 
 /// Inspects a consensus node's data offline and operates a live cluster.
 #[derive(Debug, Parser)]
@@ -49,6 +57,10 @@ pub(crate) enum Command {
     Verify(StoreArgs),
     /// Offline: the blocks of the built-in ledger as JSON lines
     Blocks(BlocksArgs),
+    /// Offline: the log of administrative actions, checked
+    Audit(AuditArgs),
+    /// Makes and shows certificates for TLS
+    Certs(CertsArgs),
     /// Submits one transaction, or each line of a file
     Submit(SubmitArgs),
     /// Prints blocks in order, live if asked to
@@ -63,6 +75,8 @@ pub(crate) enum Command {
     Tip(TipArgs),
     /// One line per node: role, term, leader, height, lag, peers; exit 1 if they disagree
     Status(StatusArgs),
+    /// Whether one node is alive, or ready, by the exit code: for container engines and supervisors
+    Health(HealthArgs),
     /// Moves leadership to another node
     TransferLeader(TransferArgs),
     /// Changes the log filter of running nodes
@@ -152,6 +166,8 @@ pub(crate) struct NodesArgs {
     /// How long to wait for one node's answer
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// JSON with stable field names
     #[arg(long)]
     pub(crate) json: bool,
@@ -226,6 +242,8 @@ pub(crate) struct SubmitArgs {
     /// Write one JSON line per transaction here: line, id, outcome, height, index, block_hash
     #[arg(long, value_name = "FILE")]
     pub(crate) receipts: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Print the summary as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -420,6 +438,8 @@ pub(crate) struct LoadArgs {
     /// Seed of ids and payloads [default: random]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Print JSON instead of a line of a table
     #[arg(long)]
     pub(crate) json: bool,
@@ -495,7 +515,7 @@ pub(crate) struct B3Args {
 }
 
 /// `250ms`, `5s`, `2m`; more than nothing and at most a day.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let scale_ms: u64 = match unit {

@@ -1,15 +1,21 @@
 //! For tests: a node that answers as a test tells it to.
 
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use consensus_proto::ordering::ordering_server::{Ordering, OrderingServer};
 use consensus_proto::ordering::{
     Block, DeliverRequest, GetBlockRequest, GetTransactionRequest, Proof, ProveRequest, SubmitBatch,
     SubmitBatchReply, SubmitReply, SubmitRequest, TipReply, TipRequest, TransactionStatus,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::remote::Address;
@@ -59,6 +65,54 @@ impl FakeNode {
         let server = tonic::transport::Server::builder().add_service(OrderingServer::new(self));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         address
+    }
+
+    /// Serves on connections that a test has taken and secured.
+    pub(crate) fn serve_streams(
+        self,
+        streams: mpsc::Receiver<std::io::Result<TlsStream<tokio::net::TcpStream>>>,
+    ) {
+        let incoming = ReceiverStream::new(streams).map(|stream| stream.map(Secured));
+        let server = tonic::transport::Server::builder().add_service(OrderingServer::new(self));
+        tokio::spawn(server.serve_with_incoming(incoming));
+    }
+}
+
+/// A connection over TLS, of which the server need not know anything.
+#[derive(Debug)]
+struct Secured(TlsStream<tokio::net::TcpStream>);
+
+impl Connected for Secured {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
 

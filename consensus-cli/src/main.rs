@@ -1,8 +1,9 @@
 //! `consensus-cli`: inspects a consensus node's data offline and operates a live cluster.
 //!
-//! * Offline commands (`offline`, `commands/{dump,hard_state,snapshot,peers,verify}.rs`) read a data
+//! * Offline commands (`offline`, `commands/{dump,hard_state,snapshot,peers,verify,audit}.rs`) read a data
 //!   directory without ever writing to it, whether its node is running, stopped or was killed.
-//! * Remote commands (`remote`, `submission`, the other files of `commands`) talk to nodes over gRPC.
+//! * Remote commands (`remote`, `submission`, the other files of `commands`) talk to nodes over gRPC,
+//!   in plaintext or with TLS. `certs` makes the certificates for that.
 //!
 //! The exit code is 0 if all is fine, 1 if something was found or refused, 2 if neither can be said. What
 //! is printed for programs is described in `output/json.rs`.
@@ -26,15 +27,19 @@ mod etcd {
 }
 
 use std::io::{BufWriter, ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command};
-use crate::output::Verdict;
+use crate::output::{Verdict, text};
 
 fn main() -> ExitCode {
+    if is_probe() {
+        return probe();
+    }
     let cli = Cli::parse();
     let mut out = BufWriter::new(std::io::stdout().lock());
     let verdict = run(cli.command, &mut out).and_then(|verdict| {
@@ -47,7 +52,7 @@ fn main() -> ExitCode {
         Ok(Verdict::CannotTell) => ExitCode::from(2),
         Err(error) => {
             if !is_broken_pipe(&error) {
-                eprintln!("consensus-cli: {error:#}");
+                eprintln!("consensus-cli: {}", text::one_line(&format!("{error:#}")));
             }
             ExitCode::from(2)
         }
@@ -62,6 +67,8 @@ fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Command::Peers(args) => commands::peers::run(&args, out),
         Command::Verify(args) => commands::verify::run(&args, out),
         Command::Blocks(args) => commands::blocks::run(&args, out),
+        Command::Audit(args) => commands::audit::run(&args, out),
+        Command::Certs(args) => commands::certs::run(&args, out),
         Command::Submit(args) => block_on(commands::submit::run(args, out)),
         Command::Deliver(args) => block_on(commands::deliver::run(args, out)),
         Command::Block(args) => block_on(commands::block::run(args, out)),
@@ -69,10 +76,29 @@ fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<Verdict> {
         Command::Prove(args) => block_on(commands::tx::run_prove(args, out)),
         Command::Tip(args) => block_on(commands::block::run_tip(args, out)),
         Command::Status(args) => block_on(commands::status::run(args, out)),
+        Command::Health(args) => block_on(commands::health::run(args, out)),
         Command::TransferLeader(args) => block_on(commands::transfer::run(args, out)),
         Command::LogFilter(args) => block_on(commands::transfer::run_log_filter(args, out)),
         Command::VoidBlock(args) => block_on(commands::void::run(args, out)),
         Command::Bench(args) => block_on(commands::bench::run(args, out)),
+    }
+}
+
+/// Whether the program was started under the name of the health probe.
+fn is_probe() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    Path::new(&name).file_name().is_some_and(|name| name == commands::health::PROBE_NAME)
+}
+
+/// Runs as the health probe, with its flags and exit codes.
+fn probe() -> ExitCode {
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(commands::health::run_probe(arguments)),
+        Err(error) => {
+            eprintln!("{}: starting the runtime: {error}", commands::health::PROBE_NAME);
+            ExitCode::from(commands::health::PROBE_UNREACHABLE)
+        }
     }
 }
 

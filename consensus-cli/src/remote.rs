@@ -1,10 +1,13 @@
 //! Talking to nodes: addresses, connections, what an error status means, and asking one node after the
-//! other.
+//! other. [`Access`] says with which certificates, if any.
 //!
 //! Every call has a deadline; nothing here waits for ever but a stream that the user asked to follow.
 
+mod tls;
+
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -13,11 +16,38 @@ use consensus_proto::ordering::ordering_client::OrderingClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use self::tls::{Connector, Note, Tls};
+use crate::args::certs::TlsArgs;
+
 /// Largest message accepted from a node: the largest block with its framing, and room.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Longest time that opening a connection may take, whatever the deadline of the call.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(3);
+
+/// How long a node may give no sign of life before its connection is given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Patience {
+    /// 10 s: there is nobody else to ask.
+    Alone,
+    /// 3 s: there are other nodes.
+    Others,
+}
+
+impl Patience {
+    /// What fits this many nodes.
+    pub(crate) fn among(nodes: &[Address]) -> Self {
+        if nodes.len() > 1 { Self::Others } else { Self::Alone }
+    }
+
+    /// After how long a silence a sign of life is asked for, and how long it is waited for.
+    fn keep_alive(self) -> (Duration, Duration) {
+        match self {
+            Self::Alone => (Duration::from_secs(5), Duration::from_secs(5)),
+            Self::Others => (Duration::from_secs(1), Duration::from_secs(2)),
+        }
+    }
+}
 
 /// Where a node serves clients, as typed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,26 +79,56 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    fn endpoint(&self, timeout: Duration) -> anyhow::Result<Endpoint> {
+    /// The host without the brackets of IPv6, and the port.
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
+        let (host, port) = self.0.rsplit_once(':').unwrap_or((&self.0, ""));
+        (host.trim_start_matches('[').trim_end_matches(']'), port.parse().unwrap_or_default())
+    }
+
+    fn endpoint(&self, timeout: Duration, patience: Patience) -> anyhow::Result<Endpoint> {
+        let (interval, answer) = patience.keep_alive();
         Ok(Endpoint::from_shared(format!("http://{}", self.0))
             .with_context(|| format!("address {self}"))?
             .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(interval)
+            .keep_alive_timeout(answer)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(8 << 20))
     }
+}
+
+/// With which certificates nodes are talked to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    tls: Option<Arc<Tls>>,
+}
+
+impl Access {
+    /// Reads the files that the arguments name; plaintext without any.
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be used.
+    pub(crate) fn new(args: &TlsArgs) -> anyhow::Result<Self> {
+        Ok(Self { tls: Tls::read(args)?.map(Arc::new) })
+    }
 
     /// Opens a connection of its own.
-    pub(crate) async fn connect(&self, timeout: Duration) -> anyhow::Result<Node> {
-        let channel = self
-            .endpoint(timeout)?
-            .connect()
-            .await
-            .map_err(|error| anyhow!("{self}: {}", innermost(&error)))?;
-        Ok(Node { address: self.clone(), channel })
+    ///
+    /// # Errors
+    /// In words, with the address.
+    pub(crate) async fn connect(
+        &self,
+        address: &Address,
+        timeout: Duration,
+        patience: Patience,
+    ) -> anyhow::Result<Node> {
+        let note = Note::default();
+        let connector = Connector { address: address.clone(), tls: self.tls.clone(), note: note.clone() };
+        match address.endpoint(timeout, patience)?.connect_with_connector(connector).await {
+            Ok(channel) => Ok(Node { address: address.clone(), channel, note }),
+            Err(error) => Err(anyhow!("{address}: {}", note.heard().unwrap_or_else(|| innermost(&error)))),
+        }
     }
 }
 
@@ -78,9 +138,15 @@ fn innermost(error: &dyn std::error::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    let words = cause.to_string().to_lowercase();
+    let words = cause.to_string();
     // The number says nothing that the words do not.
-    words.split(" (os error").next().unwrap_or(&words).to_owned()
+    let words = words.split(" (os error").next().unwrap_or(&words);
+    match words {
+        "deadline has elapsed" => "no answer in time".to_owned(),
+        // A connection whose keep-alive was not answered ends so.
+        "keep-alive timed out" | "operation timed out" => "no sign of life".to_owned(),
+        _ => words.chars().take(1).flat_map(char::to_lowercase).chain(words.chars().skip(1)).collect(),
+    }
 }
 
 /// A connected node.
@@ -88,6 +154,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 pub(crate) struct Node {
     pub(crate) address: Address,
     channel: Channel,
+    note: Note,
 }
 
 impl Node {
@@ -106,7 +173,13 @@ impl Node {
 
     /// An error status of this node in words.
     pub(crate) fn explain(&self, status: &Status) -> anyhow::Error {
-        explain(&self.address, status)
+        let address = &self.address;
+        // With a source it is no answer of the node, but what became of the connection.
+        match (std::error::Error::source(status), self.note.heard()) {
+            (Some(_), Some(heard)) => anyhow!("{address}: {heard}"),
+            (Some(cause), None) if !is_timeout(status) => anyhow!("{address}: {}", innermost(cause)),
+            _ => explain(address, status),
+        }
     }
 }
 
@@ -128,13 +201,16 @@ pub(crate) fn explain(address: &Address, status: &Status) -> anyhow::Error {
         .unwrap_or_default();
     let what = match status.code() {
         Code::Unimplemented => "does not serve this; is it a consensus node?".to_owned(),
-        Code::Cancelled | Code::DeadlineExceeded if status.message().contains("Timeout") => {
-            "no answer in time".to_owned()
-        }
+        _ if is_timeout(status) => "no answer in time".to_owned(),
         _ if status.message().is_empty() => format!("{:?}", status.code()).to_lowercase(),
         _ => status.message().to_owned(),
     };
     anyhow!("{address}: {what}{leader}")
+}
+
+/// Whether this side has given up waiting.
+fn is_timeout(status: &Status) -> bool {
+    matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) && status.message().contains("Timeout")
 }
 
 /// Whether another node may answer where this one did not.
@@ -174,6 +250,7 @@ impl NoAnswer {
 /// # Errors
 /// [`NoAnswer`].
 pub(crate) async fn first_answer<T, F>(
+    access: &Access,
     nodes: &[Address],
     timeout: Duration,
     ask: F,
@@ -183,7 +260,7 @@ where
 {
     let mut failures = Vec::new();
     for address in nodes {
-        let node = match address.connect(timeout).await {
+        let node = match access.connect(address, timeout, Patience::among(nodes)).await {
             Ok(node) => node,
             Err(error) => {
                 failures.push(error);
@@ -200,25 +277,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_host_and_port() {
-        for good in ["127.0.0.1:7001", "node-1.example:65535", "[::1]:9", "http://a:1", "http://a:1/"] {
-            assert!(good.parse::<Address>().is_ok(), "{good}");
-        }
-        for bad in ["", "a", "a:", ":1", "a:0", "a:65536", "a:1/path", "https://a:1", "a b:1", "a:1?x"] {
-            assert!(bad.parse::<Address>().is_err(), "{bad}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_closed_port_is_told_as_refused_connection() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-        let address: Address = listener.local_addr().expect("has one").to_string().parse().expect("parses");
-        drop(listener);
-        let error = address.connect(Duration::from_secs(2)).await.expect_err("nobody listens");
-        assert!(error.to_string().contains("connection refused"), "{error}");
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::args::{BlockArgs, BlockNumber, TipArgs};
 use crate::output::{Verdict, json, table, text};
-use crate::remote::{NoAnswer, first_answer, request};
+use crate::remote::{Access, NoAnswer, first_answer, request};
 
 /// Runs `block`; a block that is not there is a finding.
 ///
@@ -20,8 +20,8 @@ pub(crate) async fn run(args: BlockArgs, out: &mut dyn Write) -> anyhow::Result<
         BlockNumber::Height(height) => get_block_request::Block::Number(height),
     };
     let wanted = GetBlockRequest { block: Some(block) };
-    let timeout = args.nodes.timeout;
-    let answer = first_answer(&args.nodes.nodes, timeout, async |node| {
+    let (access, timeout) = (Access::new(&args.nodes.tls)?, args.nodes.timeout);
+    let answer = first_answer(&access, &args.nodes.nodes, timeout, async |node| {
         Ok(node.ordering().get_block(request(wanted, timeout)).await?.into_inner())
     })
     .await;
@@ -80,13 +80,12 @@ struct Tip {
 /// # Errors
 /// If no node answers.
 pub(crate) async fn run_tip(args: TipArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
-    let timeout = args.nodes.timeout;
+    let (access, timeout) = (Access::new(&args.nodes.tls)?, args.nodes.timeout);
     let linearizable = args.linearizable;
-    let (node, tip): (_, ordering::TipReply) = first_answer(&args.nodes.nodes, timeout, async |node| {
+    let answer = first_answer(&access, &args.nodes.nodes, timeout, async |node| {
         Ok(node.ordering().tip(request(TipRequest { linearizable }, timeout)).await?.into_inner())
-    })
-    .await
-    .map_err(NoAnswer::into_error)?;
+    });
+    let (node, tip): (_, ordering::TipReply) = answer.await.map_err(NoAnswer::into_error)?;
     let tip = Tip {
         schema: "consensus-cli/tip/1",
         node: node.address.to_string(),

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use crate::args::{DeliverArgs, From};
 use crate::commands::block;
 use crate::output::{Verdict, json};
-use crate::remote::{NoAnswer, Node, explain, first_answer, request};
+use crate::remote::{Access, NoAnswer, Node, first_answer, request};
 
 /// Pause before a lost stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
@@ -35,7 +35,8 @@ pub(crate) async fn run(args: DeliverArgs, out: &mut dyn Write) -> anyhow::Resul
         bail!("--from is {from}, which is after --to {to}");
     }
     let follow = args.follow || (args.from == From::Live && args.to.is_none());
-    let mut delivery = Delivery { args, follow, to: 0, last: None };
+    let access = Access::new(&args.nodes.tls)?;
+    let mut delivery = Delivery { args, access, follow, to: 0, last: None };
     delivery.to = match delivery.args.to {
         Some(height) => height,
         None if follow => 0,
@@ -63,7 +64,7 @@ pub(crate) async fn run(args: DeliverArgs, out: &mut dyn Write) -> anyhow::Resul
             }
             Err(error) => return Err(error),
         };
-        let error = explain(&node.address, &status);
+        let error = node.explain(&status);
         if status.code() == Code::NotFound {
             eprintln!("{error:#}");
             return Ok(Verdict::Finding);
@@ -90,6 +91,7 @@ enum StreamEnd {
 
 struct Delivery {
     args: DeliverArgs,
+    access: Access,
     follow: bool,
     /// Last height; 0: for ever.
     to: u64,
@@ -100,7 +102,7 @@ struct Delivery {
 impl Delivery {
     async fn tip(&self) -> anyhow::Result<u64> {
         let timeout = self.args.nodes.timeout;
-        let (_, tip) = first_answer(&self.args.nodes.nodes, timeout, async |node| {
+        let (_, tip) = first_answer(&self.access, &self.args.nodes.nodes, timeout, async |node| {
             Ok(node.ordering().tip(request(TipRequest::default(), timeout)).await?.into_inner())
         })
         .await
@@ -134,7 +136,7 @@ impl Delivery {
         }
         let timeout = self.args.nodes.timeout;
         let wanted = self.wanted();
-        let (node, mut blocks) = first_answer(&self.args.nodes.nodes, timeout, async |node| {
+        let (node, mut blocks) = first_answer(&self.access, &self.args.nodes.nodes, timeout, async |node| {
             let opening = tokio::time::timeout(timeout, async { node.ordering().deliver(wanted).await });
             opening
                 .await
@@ -211,6 +213,7 @@ mod tests {
 
     use super::*;
     use crate::args::NodesArgs;
+    use crate::args::certs::TlsArgs;
     use crate::fake_node::FakeNode;
     use crate::remote::Address;
 
@@ -278,7 +281,12 @@ mod tests {
 
     fn args(nodes: &[Address], to: Option<u64>, follow: bool) -> DeliverArgs {
         DeliverArgs {
-            nodes: NodesArgs { nodes: nodes.to_vec(), timeout: Duration::from_secs(5), json: true },
+            nodes: NodesArgs {
+                nodes: nodes.to_vec(),
+                timeout: Duration::from_secs(5),
+                tls: TlsArgs::default(),
+                json: true,
+            },
             from: From::Oldest,
             to,
             follow,

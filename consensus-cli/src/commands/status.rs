@@ -18,15 +18,15 @@ use serde::Serialize;
 use crate::args::StatusArgs;
 use crate::output::text::NodeName;
 use crate::output::{Verdict, json, table, text};
-use crate::remote::{Address, Node, request};
+use crate::remote::{Access, Address, Node, Patience, request};
 
 /// Runs the command. If no node answers, nothing can be said.
 ///
 /// # Errors
 /// If the output cannot be written.
 pub(crate) async fn run(args: StatusArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
-    let timeout = args.nodes.timeout;
-    let answers = join_all(args.nodes.nodes.iter().map(|address| ask(address, timeout))).await;
+    let (access, timeout) = (Access::new(&args.nodes.tls)?, args.nodes.timeout);
+    let answers = join_all(args.nodes.nodes.iter().map(|address| ask(&access, address, timeout))).await;
     let views: Vec<NodeView> =
         args.nodes.nodes.iter().zip(&answers).map(|(at, answer)| NodeView::new(at, answer)).collect();
     let reachable = views.iter().filter(|view| view.reachable).count();
@@ -62,8 +62,8 @@ pub(crate) async fn run(args: StatusArgs, out: &mut dyn Write) -> anyhow::Result
 
 type Answer = Result<(Node, NodeStatus), anyhow::Error>;
 
-async fn ask(address: &Address, timeout: Duration) -> Answer {
-    let node = address.connect(timeout).await?;
+async fn ask(access: &Access, address: &Address, timeout: Duration) -> Answer {
+    let node = access.connect(address, timeout, Patience::Alone).await?;
     let status = node.admin().status(request(StatusRequest {}, timeout)).await;
     let status = status.map_err(|status| node.explain(&status))?.into_inner();
     Ok((node, status))

@@ -1,7 +1,8 @@
 //! `submit`: one transaction, or each line of a file or standard input.
 //!
 //! The summary (`--json`, schema `consensus-cli/submit/1`): `client`, `ack`, `ending` (`complete`,
-//! `gave up: …`, `interrupted`), `sent`, `committed` (duplicates included), `duplicates`, `accepted`,
+//! `gave up: …`,
+//! `not allowed: …`, `interrupted`), `sent`, `committed` (duplicates included), `duplicates`, `accepted`,
 //! `refused`, `unacknowledged`, `blank_lines`, `first_height`, `last_height` (null without a commit),
 //! `elapsed_ms` (to the last acknowledgement), `rate_per_s`, `longest_gap_ms` (longest time without a fate learned), `latency`
 //! (microseconds from first sending to acknowledgement), `first_refusal` (`line`, `id`, `message`, or
@@ -25,8 +26,12 @@ use tokio::sync::mpsc;
 use crate::args::{Ack, SubmitArgs};
 use crate::latency::{Latencies, LatencySummary};
 use crate::output::{Verdict, json, text};
+use crate::remote::{Access, Address};
 use crate::submission::source::{self, Chunk};
 use crate::submission::{self, Ending, Fate, Item, Observer, Options};
+
+/// How the ending begins if this user may not submit.
+const NOT_ALLOWED: &str = "not allowed: ";
 
 /// Runs the command.
 ///
@@ -43,6 +48,7 @@ pub(crate) async fn run(args: SubmitArgs, out: &mut dyn Write) -> anyhow::Result
         .map(BufWriter::new);
     let options = Options {
         nodes: args.nodes.clone(),
+        access: Access::new(&args.tls)?,
         acknowledgement: match args.ack {
             Ack::Accepted => Acknowledgement::Accepted,
             Ack::Committed => Acknowledgement::Committed,
@@ -257,6 +263,7 @@ impl Tally {
             ending: match ending {
                 Ending::Complete => "complete".to_owned(),
                 Ending::GaveUp(trouble) => format!("gave up: {trouble}"),
+                Ending::NotAllowed(what) => format!("{NOT_ALLOWED}{what}"),
                 Ending::Interrupted => "interrupted".to_owned(),
             },
             sent: self.done() + self.refused + self.unacknowledged,
@@ -342,13 +349,16 @@ impl Observer for Tally {
         self.bar.inc(bytes);
     }
 
-    fn on_trouble(&mut self, what: &str) {
+    fn on_trouble(&mut self, what: &str, next: Option<&Address>) {
         if self.last_trouble == what || self.troubles_noted == TROUBLE_NOTES_MAX {
             return;
         }
         self.troubles_noted += 1;
         what.clone_into(&mut self.last_trouble);
-        self.bar.suspend(|| eprintln!("{what}; trying again"));
+        self.bar.suspend(|| match next {
+            Some(next) => eprintln!("{what}; going on at {next}"),
+            None => eprintln!("{what}; trying again"),
+        });
     }
 }
 
@@ -411,6 +421,7 @@ fn print_receipt(out: &mut dyn Write, receipt: &Receipt, summary: &Summary) -> a
         }
         ("accepted", _) => writeln!(out, "accepted: id {id}")?,
         ("refused", Some(message)) => writeln!(out, "refused: {message}")?,
+        _ if summary.ending.starts_with(NOT_ALLOWED) => writeln!(out, "{}", summary.ending)?,
         _ => writeln!(out, "no answer ({}): id {id}; submit again under it to make sure", summary.ending)?,
     }
     Ok(())

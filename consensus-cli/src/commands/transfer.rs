@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::args::{LogFilterArgs, NodesArgs, TransferArgs};
 use crate::output::text::NodeName;
 use crate::output::{Verdict, json};
-use crate::remote::{Address, Node, request};
+use crate::remote::{Access, Address, Node, Patience, request};
 
 #[derive(Serialize)]
 struct Transferred {
@@ -56,9 +56,10 @@ pub(crate) async fn run(args: TransferArgs, out: &mut dyn Write) -> anyhow::Resu
 /// The one of the given nodes that leads, and whether its nodes are known by their addresses. The only one
 /// given is taken for it, so that its refusal is seen.
 pub(crate) async fn leading_node(args: &NodesArgs) -> anyhow::Result<(Node, bool)> {
+    let access = Access::new(&args.tls)?;
     let mut failures = Vec::new();
     for address in &args.nodes {
-        match ask(address, args.timeout).await {
+        match ask(&access, address, args.timeout).await {
             Ok((node, status)) => {
                 let leads = status.chains.iter().any(|chain| chain.role == "leader");
                 if leads || args.nodes.len() == 1 {
@@ -72,8 +73,8 @@ pub(crate) async fn leading_node(args: &NodesArgs) -> anyhow::Result<(Node, bool
     Err(anyhow!("no leader found: {}", failures.join("; ")))
 }
 
-async fn ask(address: &Address, timeout: Duration) -> anyhow::Result<(Node, NodeStatus)> {
-    let node = address.connect(timeout).await?;
+async fn ask(access: &Access, address: &Address, timeout: Duration) -> anyhow::Result<(Node, NodeStatus)> {
+    let node = access.connect(address, timeout, Patience::Alone).await?;
     let status = node.admin().status(request(StatusRequest {}, timeout)).await;
     let status = status.map_err(|status| node.explain(&status))?.into_inner();
     Ok((node, status))
@@ -93,9 +94,10 @@ struct Filtered {
 /// # Errors
 /// If the output cannot be written; a node's failure is a line of the output and makes the verdict.
 pub(crate) async fn run_log_filter(args: LogFilterArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
+    let access = Access::new(&args.nodes.tls)?;
     let mut verdict = Verdict::Fine;
     for address in &args.nodes.nodes {
-        let (changed, node_verdict) = set_filter(address, &args).await;
+        let (changed, node_verdict) = set_filter(&access, address, &args).await;
         verdict = verdict.and(node_verdict);
         if args.nodes.json {
             json::line(out, &changed)?;
@@ -109,7 +111,7 @@ pub(crate) async fn run_log_filter(args: LogFilterArgs, out: &mut dyn Write) -> 
     Ok(verdict)
 }
 
-async fn set_filter(address: &Address, args: &LogFilterArgs) -> (Filtered, Verdict) {
+async fn set_filter(access: &Access, address: &Address, args: &LogFilterArgs) -> (Filtered, Verdict) {
     let mut changed = Filtered {
         schema: "consensus-cli/log-filter/1",
         node: address.to_string(),
@@ -118,7 +120,7 @@ async fn set_filter(address: &Address, args: &LogFilterArgs) -> (Filtered, Verdi
         error: None,
     };
     let timeout = args.nodes.timeout;
-    let node = match address.connect(timeout).await {
+    let node = match access.connect(address, timeout, Patience::Alone).await {
         Ok(node) => node,
         Err(error) => {
             changed.error = Some(format!("{error:#}"));

@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::args::TxArgs;
 use crate::output::{Verdict, json, table, text};
-use crate::remote::{NoAnswer, first_answer, request};
+use crate::remote::{Access, NoAnswer, first_answer, request};
 
 #[derive(Serialize)]
 struct Transaction {
@@ -34,13 +34,12 @@ struct Transaction {
 /// # Errors
 /// If no node answers.
 pub(crate) async fn run(args: TxArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
-    let timeout = args.nodes.timeout;
-    let (node, status): (_, TransactionStatus) = first_answer(&args.nodes.nodes, timeout, async |node| {
+    let (access, timeout) = (Access::new(&args.nodes.tls)?, args.nodes.timeout);
+    let answer = first_answer(&access, &args.nodes.nodes, timeout, async |node| {
         let wanted = GetTransactionRequest { id: args.id.clone() };
         Ok(node.ordering().get_transaction(request(wanted, timeout)).await?.into_inner())
-    })
-    .await
-    .map_err(NoAnswer::into_error)?;
+    });
+    let (node, status): (_, TransactionStatus) = answer.await.map_err(NoAnswer::into_error)?;
     let state = match status.state() {
         transaction_status::State::Committed => "committed",
         transaction_status::State::Pending => "pending",
@@ -88,8 +87,8 @@ struct ProofView {
 /// # Errors
 /// If no node answers.
 pub(crate) async fn run_prove(args: TxArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
-    let timeout = args.nodes.timeout;
-    let answer = first_answer(&args.nodes.nodes, timeout, async |node| {
+    let (access, timeout) = (Access::new(&args.nodes.tls)?, args.nodes.timeout);
+    let answer = first_answer(&access, &args.nodes.nodes, timeout, async |node| {
         let wanted = ProveRequest { id: args.id.clone() };
         Ok(node.ordering().prove(request(wanted, timeout)).await?.into_inner())
     })

@@ -2,12 +2,14 @@
 //!
 //! Storage: every record's checksum, the log's contiguity and terms, and what must fit together (commit and
 //! applied within the log, the high-water mark, the snapshot). Ledger: numbers, previous hashes, data hashes,
-//! timestamps, the transactions' index and the tip. A finding is an object with `kind` (of storage findings:
-//! `damaged`, `missing`, `gap`, `term`, `relation`, `stray`; of the ledger: `chain`), `at` and `cause`.
+//! timestamps, the transactions' index and the tip. Audit log: that no line was changed or removed. A finding is an object with `kind` (of storage findings:
+//! `damaged`, `missing`, `gap`, `term`, `relation`, `stray`; of the ledger: `chain`; of the audit log: `audit-changed`, `audit-replaced`,
+//! `audit-missing`, `audit-misplaced`, `audit-unreadable`, `audit-torn`), `at` and `cause`.
 
 use std::io::Write;
 use std::ops::ControlFlow;
 
+use consensus_core::audit::{Finding as AuditFinding, Report};
 use consensus_core::ledger::{self, HashRule};
 use consensus_core::storage::inspect::{self, ChainInspection, FINDINGS_MAX};
 use consensus_core::storage::{EntryKind, Error};
@@ -15,6 +17,7 @@ use serde::Serialize;
 
 use crate::args::StoreArgs;
 use crate::cita;
+use crate::commands::audit::{self, Summary};
 use crate::offline::{self, Problem, Problems, Store, is_damage};
 use crate::output::{Verdict, json, text};
 
@@ -28,6 +31,8 @@ struct Document {
     findings_total: u64,
     /// About the directory as a whole.
     findings: Vec<Finding>,
+    /// The log of administrative actions; null if there is none.
+    audit: Option<Summary>,
     chains: Vec<Chain>,
 }
 
@@ -64,7 +69,10 @@ struct Finding {
 /// If the directory cannot be opened for another reason than damage.
 pub(crate) fn run(args: &StoreArgs, out: &mut dyn Write) -> anyhow::Result<Verdict> {
     let document = match Store::open(&args.directory, args.chain.as_deref()) {
-        Ok(store) => verify(&store),
+        Ok(store) => {
+            let audit = audit::check(&args.directory, &mut |_| {})?;
+            verify(&store, audit)
+        }
         Err(error) => match error.downcast_ref::<Error>() {
             Some(damage) if is_damage(damage) => unopened(args, damage),
             _ => return Err(error),
@@ -88,18 +96,25 @@ fn unopened(args: &StoreArgs, error: &Error) -> Document {
         in_use: false,
         findings_total: 1,
         findings: vec![finding],
+        audit: None,
         chains: Vec::new(),
     }
 }
 
-fn verify(store: &Store) -> Document {
+fn verify(store: &Store, audit: Option<Report>) -> Document {
     let chains: Vec<Chain> = store.chains.iter().map(|chain| verify_chain(store, chain)).collect();
     let mut findings = Vec::new();
     if chains.is_empty() {
         let cause = "there is no chain in it".to_owned();
         findings.push(Finding { kind: "missing".to_owned(), at: store.shown(), cause });
     }
-    let findings_total = findings.len() as u64 + chains.iter().map(|chain| chain.findings_total).sum::<u64>();
+    let summary = audit.as_ref().map(Summary::new);
+    let in_audit_total = audit.as_ref().map_or(0, |report| report.findings_total);
+    let in_directory = findings.len() as u64 + in_audit_total;
+    for AuditFinding { kind, at, cause } in audit.map(|report| report.findings).unwrap_or_default() {
+        findings.push(Finding { kind: format!("audit-{kind}"), at, cause });
+    }
+    let findings_total = in_directory + chains.iter().map(|chain| chain.findings_total).sum::<u64>();
     Document {
         schema: "consensus-cli/verify/1",
         directory: store.shown(),
@@ -107,6 +122,7 @@ fn verify(store: &Store) -> Document {
         in_use: store.reader.beside_writer(),
         findings_total,
         findings,
+        audit: summary,
         chains,
     }
 }
@@ -211,7 +227,7 @@ fn kind(kind: inspect::FindingKind) -> String {
 
 fn print(out: &mut dyn Write, document: &Document) -> std::io::Result<()> {
     for finding in document.findings.iter().chain(document.chains.iter().flat_map(|chain| &chain.findings)) {
-        writeln!(out, "{:<8} {}: {}", finding.kind, finding.at, finding.cause)?;
+        writeln!(out, "{:<8} {}: {}", finding.kind, finding.at, text::one_line(&finding.cause))?;
     }
     let shown: usize =
         document.chains.iter().map(|chain| chain.findings.len()).sum::<usize>() + document.findings.len();
@@ -242,6 +258,10 @@ fn print(out: &mut dyn Write, document: &Document) -> std::io::Result<()> {
         if let Some(note) = chain.note {
             writeln!(out, "chain {name}: {note}")?;
         }
+    }
+    if let Some(Summary { records, last, last_hash, findings_total, .. }) = &document.audit {
+        let (count, verdict) = (text::count(*records, "record"), verdict(*findings_total));
+        writeln!(out, "audit log: {count}, the last is {last} with hash {last_hash}: {verdict}")?;
     }
     let in_use = if document.in_use { " (in use; as of the moment of opening)" } else { "" };
     writeln!(out, "{}: {}{in_use}", document.directory, verdict(document.findings_total))

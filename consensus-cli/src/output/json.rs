@@ -12,7 +12,9 @@
 //! | `hard-state` | `hard-state` | `directory`, `chains[]`: `identity`, `hard_state` |
 //! | `snapshot` | `snapshot` | `directory`, `chains[]`: `identity`, `snapshot`, `cita` |
 //! | `peers` | `peers` | `directory`, `chains[]`: `identity`, `peers[]` |
-//! | `verify` | `verify` | `directory`, `clean`, `chains[]`: `identity`, `checked`, `note`, `findings[]` |
+//! | `verify` | `verify` | `directory`, `clean`, `findings[]`, `audit`, `chains[]`: `identity`, `checked`, `note`, `findings[]` |
+//! | `audit` | `audit` | see `commands::audit` |
+//! | `certs`, `certs-made` | `certs` | see `commands::certs` |
 //! | `block` | `blocks`, `deliver`, `block` | [`Block`] |
 //! | `transaction` | `tx` | `node`, `id`, `state`, `height`, `index`, `block_hash` |
 //! | `proof` | `prove` | `node`, `id`, `valid`, `problem`, `height`, `index`, `transactions`, `block_hash`, `data_hash`, `path[]`, `payload` |

@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 
 const HEX: &str = "hex:";
+/// Longest line about something that went wrong.
+const WORDS_CHARACTERS_MAX: usize = 2000;
 
 /// Bytes as text if they are text without control characters, otherwise `hex:` and digits. Text that
 /// starts with `hex:` is shown in digits too, so that [`parse`] always gives the same bytes back.
@@ -55,6 +57,20 @@ pub(crate) fn shorten(text: &str, chars_max: usize) -> String {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text.to_owned(),
     }
+}
+
+/// Words that a damaged file may be a part of, as one line of a terminal: shortened, control characters escaped.
+pub(crate) fn one_line(words: &str) -> String {
+    let mut line = String::new();
+    // No more than will be shown is escaped.
+    for character in words.chars().take(WORDS_CHARACTERS_MAX + 1) {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    shorten(&line, WORDS_CHARACTERS_MAX)
 }
 
 /// 1234567 as `1,234,567`.
@@ -141,6 +157,15 @@ fn date(mut days: u64) -> (u64, usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_damaged_file_says_is_one_line_and_no_command() {
+        assert_eq!(
+            one_line("cannot read MANIFEST\n\u{0}\u{1b}[2J"),
+            "cannot read MANIFEST\\n\\u{0}\\u{1b}[2J"
+        );
+        assert_eq!(one_line(&"x".repeat(5000)).chars().count(), WORDS_CHARACTERS_MAX + 1);
+    }
 
     #[test]
     fn shown_bytes_parse_back_to_themselves() {

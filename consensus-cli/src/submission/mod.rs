@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use self::source::Chunk;
-use crate::remote::Address;
+use crate::remote::{Access, Address, Node, Patience};
 
 /// Payload bytes of one message; a single larger transaction still goes alone.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -45,6 +45,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Options {
     /// Where to; never empty.
     pub(crate) nodes: Vec<Address>,
+    /// With which certificates.
+    pub(crate) access: Access,
     /// When a transaction counts as done.
     pub(crate) acknowledgement: Acknowledgement,
     /// Transactions sent and not answered, at most.
@@ -94,8 +96,8 @@ pub(crate) trait Observer {
     fn on_round(&mut self) -> anyhow::Result<()>;
     /// The source has been read on.
     fn on_read(&mut self, bytes: u64, blank_lines: u64);
-    /// Something went wrong that will be tried again.
-    fn on_trouble(&mut self, what: &str);
+    /// Something went wrong that will be tried again, at another node if one is named.
+    fn on_trouble(&mut self, what: &str, next: Option<&Address>);
 }
 
 /// How a submission ended.
@@ -105,6 +107,8 @@ pub(crate) enum Ending {
     Complete,
     /// Nothing was acknowledged for the whole timeout; the last trouble.
     GaveUp(String),
+    /// This user may not submit; what the node said.
+    NotAllowed(String),
     /// The user stopped it.
     Interrupted,
 }
@@ -137,7 +141,19 @@ struct Parcel {
 enum SessionEnd {
     Done,
     GaveUp,
+    NotAllowed(String),
     Trouble(Trouble),
+}
+
+impl SessionEnd {
+    fn of_status(node: &Node, status: &Status) -> Self {
+        let trouble = Trouble::from_status(node, status);
+        match status.code() {
+            // The same everywhere and for ever, unless somebody gives this user another certificate.
+            Code::PermissionDenied | Code::Unauthenticated => Self::NotAllowed(trouble.what),
+            _ => Self::Trouble(trouble),
+        }
+    }
 }
 
 /// Something that may pass.
@@ -152,12 +168,12 @@ impl Trouble {
         Self { what: what.into(), leader: None, retry_after: Duration::ZERO }
     }
 
-    fn from_status(address: &Address, status: &Status) -> Self {
+    fn from_status(node: &Node, status: &Status) -> Self {
         let of =
             |key: &str| status.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let retry_after = of("retry-after-ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
         Self {
-            what: format!("{:#}", crate::remote::explain(address, status)),
+            what: format!("{:#}", node.explain(status)),
             leader: of("leader-address"),
             retry_after: Duration::from_millis(retry_after),
         }
@@ -219,15 +235,20 @@ impl Submitter {
             let trouble = match self.session(observer).await? {
                 SessionEnd::Done => return Ok(Ending::Complete),
                 SessionEnd::GaveUp => return Ok(Ending::GaveUp(self.last_trouble.clone())),
+                SessionEnd::NotAllowed(what) => return Ok(Ending::NotAllowed(what)),
                 SessionEnd::Trouble(trouble) => trouble,
             };
             self.reclaim();
-            observer.on_trouble(&trouble.what);
+            let last_node = self.node;
+            self.choose_node(trouble.leader.as_deref());
+            observer.on_trouble(
+                &trouble.what,
+                self.options.nodes.get(self.node).filter(|_| self.node != last_node),
+            );
             self.last_trouble = trouble.what;
             if self.out_of_time() {
                 return Ok(Ending::GaveUp(self.last_trouble.clone()));
             }
-            self.choose_node(trouble.leader.as_deref());
             sleep(self.next_pause(trouble.retry_after)).await;
         }
     }
@@ -243,7 +264,8 @@ impl Submitter {
             return Ok(SessionEnd::Done);
         }
         let address = self.options.nodes[self.node].clone();
-        let node = match address.connect(self.options.timeout).await {
+        let patience = Patience::among(&self.options.nodes);
+        let node = match self.options.access.connect(&address, self.options.timeout, patience).await {
             Ok(node) => node,
             Err(error) => return Ok(SessionEnd::Trouble(Trouble::new(format!("{error:#}")))),
         };
@@ -257,7 +279,7 @@ impl Submitter {
             .await
         {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Ok(SessionEnd::Trouble(Trouble::from_status(&address, &status))),
+            Ok(Err(status)) => return Ok(SessionEnd::of_status(&node, &status)),
             Err(_) => return Ok(SessionEnd::Trouble(Trouble::new(format!("{address}: no answer in time")))),
         };
         loop {
@@ -271,7 +293,7 @@ impl Submitter {
                     Ok(None) => return Ok(SessionEnd::Trouble(Trouble::new(format!("{address}: ended the stream")))),
                     Err(status) => {
                         self.on_broken_stream(&status, observer)?;
-                        return Ok(SessionEnd::Trouble(Trouble::from_status(&address, &status)));
+                        return Ok(SessionEnd::of_status(&node, &status));
                     }
                 },
                 chunk = self.source.recv(), if !self.source_done && self.backlog.len() < self.options.window => {

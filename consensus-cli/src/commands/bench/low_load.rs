@@ -20,7 +20,7 @@ use super::{
 };
 use crate::args::{B3Args, Pace};
 use crate::latency::Latencies;
-use crate::remote::{Node, request};
+use crate::remote::{Access, Node, Patience, request};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,8 +40,9 @@ pub(super) async fn run(args: &B3Args) -> anyhow::Result<Report> {
     let seed = args.load.seed.unwrap_or_else(rand::random);
     let generator = Generator::new(seed, 0, args.load.payload);
     let address = args.load.nodes.first().context("a node is required")?;
-    let node = address.connect(CALL_TIMEOUT).await?;
-    let blocks = open_delivery(&args.deliver).await?;
+    let access = Access::new(&args.load.tls)?;
+    let node = access.connect(address, CALL_TIMEOUT, Patience::Alone).await?;
+    let blocks = open_delivery(&access, &args.deliver).await?;
     let (deliveries, delivered) = mpsc::channel(DELIVERIES_MAX);
     let receiver = tokio::spawn(receive(blocks, generator.run, deliveries));
     let phases = Phases::from_now(&args.load);

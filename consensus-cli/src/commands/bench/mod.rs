@@ -34,7 +34,7 @@ use tonic::Streaming;
 use crate::args::{BenchArgs, LoadArgs, Workload};
 use crate::latency::LatencySummary;
 use crate::output::{Verdict, json, text};
-use crate::remote::{Address, request};
+use crate::remote::{Access, Address, Patience, request};
 
 /// How long setting up may take, per step.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,8 +89,8 @@ fn addresses(nodes: &[Address]) -> Vec<String> {
 }
 
 /// A Deliver stream that begins right behind the tip.
-async fn open_delivery(address: &Address) -> anyhow::Result<Streaming<Block>> {
-    let node = address.connect(SETUP_TIMEOUT).await?;
+async fn open_delivery(access: &Access, address: &Address) -> anyhow::Result<Streaming<Block>> {
+    let node = access.connect(address, SETUP_TIMEOUT, Patience::Alone).await?;
     let tip = node.ordering().tip(request(TipRequest::default(), SETUP_TIMEOUT)).await;
     let tip = tip.map_err(|status| node.explain(&status))?.into_inner();
     let from = deliver_request::From::Number.into();

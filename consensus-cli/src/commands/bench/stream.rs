@@ -26,7 +26,7 @@ use super::{
 };
 use crate::args::B2Args;
 use crate::latency::Latencies;
-use crate::remote::Address;
+use crate::remote::{Access, Address, Patience};
 
 /// How long answers and deliveries are awaited after the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -56,12 +56,13 @@ impl SentTimes {
 pub(super) async fn run(args: &B2Args) -> anyhow::Result<Report> {
     let seed = args.load.seed.unwrap_or_else(rand::random);
     let sent_times: Arc<[SentTimes]> = (0..args.streams).map(|_| SentTimes::new()).collect();
-    let blocks = open_delivery(&args.deliver).await?;
+    let access = Access::new(&args.load.tls)?;
+    let blocks = open_delivery(&access, &args.deliver).await?;
     let mut submitters = Vec::new();
     for (stream, address) in (0..args.streams).zip(args.load.nodes.iter().cycle()) {
         let generator = Generator::new(seed, stream as u16, args.load.payload);
-        submitters
-            .push(Submitter::open(address, generator, stream as usize, args, sent_times.clone()).await?);
+        let opening = Submitter::open(&access, address, generator, stream as usize, args, sent_times.clone());
+        submitters.push(opening.await?);
     }
     let phases = Phases::from_now(&args.load);
     let (expected, awaited) = watch::channel(u64::MAX);
@@ -146,6 +147,7 @@ struct Submitter {
 
 impl Submitter {
     async fn open(
+        access: &Access,
         address: &Address,
         generator: Generator,
         stream: usize,
@@ -154,7 +156,7 @@ impl Submitter {
     ) -> anyhow::Result<Self> {
         let batch = args.batch.min(args.window) as usize;
         let in_flight_max = (args.window as usize / batch).min(RING / 4);
-        let node = address.connect(SETUP_TIMEOUT).await?;
+        let node = access.connect(address, SETUP_TIMEOUT, Patience::Alone).await?;
         let (messages, requests) = mpsc::channel(in_flight_max);
         let mut client = node.ordering();
         let opening = client.submit_stream(ReceiverStream::new(requests));

@@ -18,7 +18,7 @@ use crate::args::{B1Args, Target};
 use crate::etcd::PutRequest;
 use crate::etcd::kv_client::KvClient;
 use crate::latency::Latencies;
-use crate::remote::Node;
+use crate::remote::{Access, Node, Patience};
 
 /// A call that takes longer counts as failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,9 +57,10 @@ impl Service for Etcd {
 
 pub(super) async fn run(args: &B1Args) -> anyhow::Result<Report> {
     let connections = args.connections.unwrap_or(args.concurrency.min(8));
+    let access = Access::new(&args.load.tls)?;
     let mut nodes = Vec::with_capacity(connections as usize);
     for address in args.load.nodes.iter().cycle().take(connections as usize) {
-        nodes.push(address.connect(CALL_TIMEOUT).await?);
+        nodes.push(access.connect(address, CALL_TIMEOUT, Patience::Alone).await?);
     }
     let seed = args.load.seed.unwrap_or_else(rand::random);
     let clients = nodes.iter().map(Node::channel);
