@@ -6,6 +6,7 @@
 
 mod bench;
 mod ci;
+mod dist;
 mod e2e;
 mod interrupt;
 mod setup;
@@ -43,6 +44,8 @@ enum Command {
     Sim(sim::Arguments),
     /// Measures throughput, latency and their ratio to etcd on this machine.
     Bench(bench::Arguments),
+    /// Makes what is handed out: stripped programs, their materials and sums, on demand the image.
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -67,5 +70,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Tidy => tidy::run(&workspace),
         Command::Sim(arguments) => sim::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
+        Command::Dist(arguments) => dist::run(&workspace, &arguments),
     }
 }

@@ -1,10 +1,11 @@
 //! `cargo xtask tidy`: the house rules that neither the compiler nor clippy knows.
 //!
 //! Three kinds: rules on the text of one Rust file ([`rules`]), rules on what one part of the tree may
-//! know of another ([`directions`]), and rules on documents and the tree as a whole ([`tree`]). Each rule
+//! know of another ([`directions`]), and rules on documents and the tree as a whole ([`tree`], [`catalogue`]). Each rule
 //! has a name, a reason in its message, and a test with a text that breaks it. An exception is a line in
 //! the rule's allow-list with its reason, never a comment in the code.
 
+mod catalogue;
 mod directions;
 mod rules;
 mod source;
@@ -60,6 +61,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     }
     findings.extend(directions::crates(&workspace.metadata()?)?);
     findings.extend(tree::documents(root)?);
+    findings.extend(catalogue::check(root, &sources)?);
 
     for source in sources.iter().filter(|source| source.lines() > rules::LINES_WITH_TESTS) {
         println!("   long with its tests: {} ({} lines)", source.path(), source.lines());

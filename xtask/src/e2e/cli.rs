@@ -125,6 +125,8 @@ pub(crate) struct Verified {
 #[derive(Clone, Debug)]
 pub(crate) struct Cli {
     binary: PathBuf,
+    /// With which certificates nodes are talked to.
+    certificates: Vec<(&'static str, PathBuf)>,
 }
 
 /// What a command printed and how it ended.
@@ -137,7 +139,15 @@ pub(crate) struct Answer {
 
 impl Cli {
     pub(crate) fn new(binary: PathBuf) -> Self {
-        Self { binary }
+        Self { binary, certificates: Vec::new() }
+    }
+
+    /// The same over TLS, with whatever files are given.
+    pub(crate) fn over_tls(&self, ca: Option<&Path>, own: Option<(&Path, &Path)>) -> Self {
+        let (cert, key) = own.unzip();
+        let files = [("CONSENSUS_CA", ca), ("CONSENSUS_CERT", cert), ("CONSENSUS_KEY", key)];
+        let given = files.into_iter().filter_map(|(name, file)| Some((name, file?.to_path_buf())));
+        Self { binary: self.binary.clone(), certificates: given.collect() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -148,6 +158,10 @@ impl Cli {
     pub(crate) fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments).env_remove("CONSENSUS_NODES");
+        for name in ["CONSENSUS_CA", "CONSENSUS_CERT", "CONSENSUS_KEY"] {
+            command.env_remove(name);
+        }
+        command.envs(self.certificates.iter().map(|(name, file)| (name, file)));
         command
     }
 
@@ -163,7 +177,7 @@ impl Cli {
     }
 
     /// Runs a command that prints one JSON document; exit code 1 is an answer too.
-    fn document<T: DeserializeOwned>(&self, command: &mut Command) -> Result<T> {
+    pub(crate) fn document<T: DeserializeOwned>(&self, command: &mut Command) -> Result<T> {
         let answer = self.ask(command)?;
         if !matches!(answer.code, Some(0 | 1)) || answer.stdout.trim().is_empty() {
             bail!("`{}`: {}", shown(command), answer.stderr);

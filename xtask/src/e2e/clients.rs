@@ -92,6 +92,11 @@ impl Client {
         self.handed_out.load(Ordering::Relaxed)
     }
 
+    /// Hands out no further lines.
+    pub(crate) fn enough(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Waits for the client's end: everything acknowledged, or a reason why not.
     pub(crate) fn finish(mut self, interrupt: &Interrupt) -> Result<Finished> {
         while self.feeder.as_ref().is_some_and(|feeder| !feeder.is_finished()) {

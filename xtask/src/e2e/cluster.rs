@@ -3,6 +3,7 @@
 //! Ports are free ones below the range from which the system takes ports for outgoing connections, so
 //! that a killed node's port is still free when it comes back.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -85,6 +86,11 @@ impl Node {
         SocketAddr::new(self.site.host, port)
     }
 
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.directory.join("node.toml")
     }
@@ -132,6 +138,8 @@ pub(crate) struct Cluster {
     directory: PathBuf,
     /// Appended to each configuration.
     extra: String,
+    /// Public keys of the nodes, where they talk over TLS.
+    pins: BTreeMap<u64, String>,
     nodes: Vec<Node>,
 }
 
@@ -166,7 +174,7 @@ impl Cluster {
             nodes.push(Node { id, directory, site, ports, process: None });
         }
         let (server, directory) = (server.to_path_buf(), directory.to_path_buf());
-        let cluster = Self { server, directory, extra: extra.to_owned(), nodes };
+        let cluster = Self { server, directory, extra: extra.to_owned(), pins: BTreeMap::new(), nodes };
         cluster.route(|_, to| to.peer_address())?;
         Ok(cluster)
     }
@@ -175,10 +183,16 @@ impl Cluster {
     /// second.
     pub(crate) fn route(&self, address: impl Fn(&Node, &Node) -> SocketAddr) -> Result<()> {
         for node in &self.nodes {
-            let text = config_text(node, &self.nodes, &address, &self.extra);
+            let text = config_text(node, &self.nodes, &address, &self.pins, &self.extra);
             std::fs::write(node.config(), text).with_context(|| node.config().display().to_string())?;
         }
         Ok(())
+    }
+
+    /// Writes the configurations anew with the nodes' public keys.
+    pub(crate) fn pin(&mut self, pins: BTreeMap<u64, String>) -> Result<()> {
+        self.pins = pins;
+        self.route(|_, to| to.peer_address())
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -312,6 +326,7 @@ fn config_text(
     node: &Node,
     nodes: &[Node],
     address: impl Fn(&Node, &Node) -> SocketAddr,
+    pins: &BTreeMap<u64, String>,
     extra: &str,
 ) -> String {
     let (client, peer, ops) = (node.address(), node.peer_address(), node.ops_address());
@@ -320,10 +335,16 @@ fn config_text(
          [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nops = \"{ops}\"\n",
         node.id
     );
+    if !extra.contains("[security]") {
+        text.push_str("\n[security]\ninsecure = true\n");
+    }
     for member in nodes {
         let peer = if member.id == node.id { member.peer_address() } else { address(node, member) };
         let (id, client) = (member.id, member.address());
         let _ = write!(text, "\n[[peers]]\nid = {id}\npeer = \"{peer}\"\nclient = \"{client}\"\n");
+        if let Some(pin) = pins.get(&member.id) {
+            let _ = writeln!(text, "public_key = \"{pin}\"");
+        }
     }
     if !extra.is_empty() {
         text.push('\n');

@@ -25,6 +25,15 @@ pub(crate) fn get_at(at: SocketAddr, path: &str) -> Result<Value> {
     request(at, "GET", path, None)
 }
 
+/// The text that a page holds.
+pub(crate) fn text_at(at: SocketAddr, path: &str) -> Result<String> {
+    let name = || format!("GET {path} at {at}");
+    let text = exchange(at, "GET", path, None).with_context(name)?;
+    let (head, body) = text.split_once("\r\n\r\n").with_context(name)?;
+    ensure!(head.split_whitespace().nth(1) == Some("200"), "{}: {}", name(), body.trim());
+    Ok(body.to_owned())
+}
+
 /// The status code of a page at a loopback port.
 pub(crate) fn code(port: u16, path: &str) -> Result<u16> {
     let name = || format!("GET {path} at port {port}");

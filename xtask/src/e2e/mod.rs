@@ -1,8 +1,8 @@
 //! `cargo xtask e2e`: real processes on loopback ports, real faults, and a verdict that is reached through
 //! the command line only.
 //!
-//! [`scenarios`] tell the stories, [`cita`] those of a CITA-Cloud chain, [`chaos`] is a story that a seed
-//! tells; [`cluster`] and [`process`] own what
+//! [`scenarios`] tell the stories, [`cita`] those of a CITA-Cloud chain, [`docker`] that of the containers that
+//! ship, [`chaos`] is a story that a seed tells; [`cluster`] and [`process`] own what
 //! was started, [`clients`] put load on it, [`cli`] asks it, [`assertions`] judge what is left and [`report`]
 //! says so. Everything a run writes is under `e2e/` in the build directory; a run that holds removes it, one
 //! that does not names it.
@@ -13,6 +13,7 @@ mod cita;
 pub(crate) mod cli;
 mod clients;
 pub(crate) mod cluster;
+pub(crate) mod docker;
 mod http;
 pub(crate) mod process;
 pub(crate) mod random;
@@ -42,8 +43,11 @@ Examples:
   cargo xtask e2e --rounds 20 --no-build   twenty times at other moments; median time to the next block
   cargo xtask e2e --power-cut              all four nodes killed at once
   cargo xtask e2e --input payments.txt     your own transactions, one per line
+  cargo xtask e2e certs                    TLS: certificates and CA exchanged under load
   cargo xtask e2e chaos --quick            every kind of fault once: processes, network, disk
-  cargo xtask e2e cita                     the consensus service of a CITA-Cloud chain, all stories"
+  cargo xtask e2e page                     the status page in Chromium, with pictures
+  cargo xtask e2e cita                     the consensus service of a CITA-Cloud chain, all stories
+  cargo xtask e2e docker                   the image and the compose file that ship, in containers"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -62,10 +66,16 @@ enum Scenario {
     Restart(scenarios::restart::Options),
     /// Makes the mistakes that people make, and checks what they are told
     Mistakes(scenarios::mistakes::Options),
+    /// TLS: all certificates and their CA exchanged under load, and each refusal
+    Certs(scenarios::certs::Options),
     /// Faults of every kind from a seeded schedule: processes, network, disk
     Chaos(chaos::Options),
+    /// The status page in a browser without a screen, when all is well and when it is not
+    Page(scenarios::page::Options),
     /// A CITA-Cloud chain: the consensus service between stand-ins for controller and network
     Cita(cita::Options),
+    /// The image and the compose file as they ship: four containers, killed, cut off and restarted under load
+    Docker(docker::Options),
 }
 
 /// What every scenario stands on.
@@ -135,9 +145,19 @@ impl Stage {
         anyhow::bail!("{} has a thousand runs named {name}: remove some", self.runs.display())
     }
 
+    /// Where pictures of pages are kept.
+    pub(crate) fn pictures(&self) -> PathBuf {
+        self.runs.with_file_name("screenshots")
+    }
+
     /// A path as one would type it from the checkout.
     pub(crate) fn shown(&self, path: &Path) -> String {
         path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+
+    /// The checkout.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(crate) fn server(&self) -> &PathBuf {
@@ -178,12 +198,21 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     {
         return chaos::planned(options).map(drop);
     }
+    if let Some(Scenario::Docker(_)) = &arguments.scenario
+        && let Some(why) = docker::missing()
+    {
+        println!("SKIPPED: no containers were run, {why}");
+        return Ok(());
+    }
     let no_build = match &arguments.scenario {
         None => arguments.no_build,
         Some(Scenario::Restart(options)) => options.no_build,
         Some(Scenario::Mistakes(options)) => options.no_build,
+        Some(Scenario::Page(options)) => options.no_build,
+        Some(Scenario::Certs(options)) => options.no_build,
         Some(Scenario::Chaos(options)) => options.no_build,
         Some(Scenario::Cita(options)) => options.no_build,
+        Some(Scenario::Docker(options)) => options.no_build,
     };
     let packages: &[&str] = match &arguments.scenario {
         Some(Scenario::Cita(_)) => &["cita-peers"],
@@ -205,17 +234,21 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         None => scenarios::default::run(&stage, &arguments.default),
         Some(Scenario::Restart(options)) => scenarios::restart::run(&stage, options),
         Some(Scenario::Mistakes(options)) => scenarios::mistakes::run(&stage, options),
+        Some(Scenario::Page(options)) => scenarios::page::run(&stage, options),
+        Some(Scenario::Certs(options)) => scenarios::certs::run(&stage, options),
         Some(Scenario::Chaos(options)) => chaos::run(&stage, options),
         Some(Scenario::Cita(options)) => cita::run(&stage, options),
+        Some(Scenario::Docker(options)) => docker::run(workspace, &stage, options),
     }
 }
 
-/// What continuous integration runs: the default scenario once, all nodes killed once, the mistakes, a short
-/// story of a CITA-Cloud chain.
+/// What continuous integration runs: the default scenario once, all nodes killed once, the mistakes, the status
+/// page where there is a browser, a short story of a CITA-Cloud chain.
 pub(crate) fn smoke(workspace: &Workspace) -> Result<()> {
     let stage = Stage::build_with(workspace, Profile::Dev, false, &["cita-peers"])?;
     scenarios::default::run(&stage, &scenarios::default::Options::one_round(false))?;
     scenarios::default::run(&stage, &scenarios::default::Options::one_round(true))?;
     scenarios::mistakes::run(&stage, &scenarios::mistakes::Options { seed: None, no_build: true })?;
+    scenarios::page::run(&stage, &scenarios::page::Options { pictures: None, no_build: true })?;
     cita::run(&stage, &cita::Options::short())
 }

@@ -1,5 +1,7 @@
 //! The stories that end-to-end runs tell.
 
+pub(super) mod certs;
 pub(super) mod default;
 pub(super) mod mistakes;
+pub(super) mod page;
 pub(super) mod restart;
