@@ -2,6 +2,7 @@
 //!
 //! * [`config`]: what a node is told before it starts.
 //! * [`security`]: who may talk to the node, and what they may do.
+//! * [`clients`]: what each client uses of the node, and when that is too much.
 //! * [`telemetry`]: log lines and metrics.
 //! * [`chain`]: one running chain: the driver and the handle that everybody else holds.
 //! * [`application`]: what a chain orders entries for: the built-in ledger, or a user's state machine.
@@ -15,6 +16,7 @@ pub mod application;
 pub mod audit;
 pub mod chain;
 pub mod cita;
+pub mod clients;
 pub mod config;
 pub mod lifecycle;
 pub mod node;

@@ -24,6 +24,7 @@ use tonic::transport::server::Router;
 use crate::application::ledger::{LedgerHandle, LedgerOptions};
 use crate::audit::AuditLog;
 use crate::chain::{ChainHandle, ChainObserver};
+use crate::clients::Clients;
 use crate::config::{Config, Listen};
 use crate::node::{self, Node, NodeConfig, Wiring};
 use crate::ops::{NodeView, http};
@@ -179,6 +180,7 @@ impl Server {
     pub async fn start(config: Config, listeners: Listeners, log: LogControl) -> anyhow::Result<Self> {
         let config = Arc::new(config.listening_on(listeners.addresses()?));
         let metrics = Arc::new(Metrics::new(config.node_id.get()));
+        metrics.memory_bound(config.memory_bytes_max());
         let security = Arc::new(Security::new(&config, &metrics)?);
         let chain_name = &config.chain.name;
         let name = config.node_id.to_string();
@@ -220,7 +222,8 @@ impl Server {
             Some(config.chain.name.clone()),
             stop_seen,
         )));
-        let acceptor = security.acceptor(Place::Client, listeners.client)?;
+        let counted = Some(Clients::new(&config.clients, &metrics));
+        let acceptor = security.acceptor(Place::Client, listeners.client, counted)?;
         tasks.push(serve("listen.client", router, acceptor, clients.clone()));
         let peer = PeerService::new(
             ledger,
@@ -230,11 +233,11 @@ impl Server {
             wiring.peer_metrics.clone(),
             rest.clone(),
         );
-        let acceptor = security.acceptor(Place::Peer, listeners.peer)?;
+        let acceptor = security.acceptor(Place::Peer, listeners.peer, None)?;
         tasks.push(serve("listen.peer", services::peer_router(&config, peer), acceptor, rest.clone()));
         let refusals = Some(security.refusals().clone());
         let served = http::Ops { view: view.clone(), metrics, log, audit: audit.clone(), refusals };
-        tasks.push(serve_ops(security.acceptor(Place::Ops, listeners.ops)?, served, rest.clone()));
+        tasks.push(serve_ops(security.acceptor(Place::Ops, listeners.ops, None)?, served, rest.clone()));
         tasks.extend(security.keep(audit.clone(), rest.clone()));
         let Listen { client, peer, ops } = config.listen;
         tracing::info!(node = config.node_id.get(), %client, %peer, %ops, "serving");

@@ -235,12 +235,18 @@ async fn each_role_does_its_own_and_nothing_else() {
             assert_eq!(!denied, allowed, "{units:?} {what}: {result:?}");
         }
     }
-    // What was asked for is written down with the holder of the certificate, what nobody may is not.
+    // What was asked for is written down with the holder of the certificate, what nobody may is not carried out.
     for (name, asked) in
         [("OU=admin,CN=alice", true), ("OU=admin,OU=submit,CN=alice", true), ("OU=read,CN=alice", false)]
     {
-        let written = nodes.written_down(0).contains(&format!("\"actor\":\"{name} at 127.0.0.1:"));
-        assert_eq!(written, asked, "{name} in\n{}", nodes.written_down(0));
+        let actor = format!("\"actor\":\"{name} at 127.0.0.1:");
+        let is_action = |line: &str| line.contains(&actor) && line.contains("\"action\":\"transfer-leader\"");
+        assert_eq!(
+            nodes.written_down(0).lines().any(is_action),
+            asked,
+            "{name} in\n{}",
+            nodes.written_down(0)
+        );
     }
     let channel = nodes.client(&["read"]).channel().await.expect("let in");
     let denied = submit(channel, "x").await.expect_err("no role");
@@ -307,7 +313,28 @@ async fn each_stranger_is_turned_away_with_its_reason() {
     nodes.counted(0, "peer", "version").await;
     let older = Tls::speaking(client, ours, Some(&alice), &[&TLS12], b"h2");
     submit(older.channel().await.expect("let in"), "1.2").await.expect("committed");
+    // A second one of a kind is only counted, until the node stops.
+    turned_away(&Tls::new(client, ours, Some(&expired))).await;
+    let path = nodes.servers[0].config().data_dir.join(consensus_core::audit::FILE);
     nodes.stop().await;
+    let written = std::fs::read_to_string(path).expect("the node has written it");
+    for (at, reason, lines) in [
+        ("client", "no-certificate", 1),
+        ("client", "unknown-authority", 2),
+        ("client", "expired", 2),
+        ("client", "plaintext", 1),
+        ("client", "distrust", 1),
+        ("peer", "public-key", 1),
+        ("peer", "version", 1),
+    ] {
+        let kind = format!("\"arguments\":{{\"at\":\"{at}\",\"left_out\":\"0\",\"reason\":\"{reason}\"}}");
+        let count = written.lines().filter(|line| line.contains(&kind)).count();
+        assert_eq!(count, lines, "{at} {reason} in\n{written}");
+    }
+    let mut checker = consensus_core::audit::Checker::default();
+    checker.file(consensus_core::audit::FILE, written.as_bytes(), true, &mut |_| {});
+    let report = checker.finish();
+    assert_eq!(report.findings_total, 0, "{report:?}");
 }
 
 #[tokio::test]

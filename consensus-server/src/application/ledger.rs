@@ -16,7 +16,7 @@ mod task;
 mod traced;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use consensus_core::ids::{Hash, NodeId};
@@ -48,7 +48,7 @@ pub struct LedgerOptions {
     pub ledger: LedgerConfig,
     /// When blocks are cut, and what waits for its outcome at most.
     pub pipeline: PipelineConfig,
-    /// Transactions that wait for the pipeline at most; the same number may be forwarded at a time.
+    /// Transactions that wait for the pipeline at most; the same number may be forwarded at a time, of as many bytes.
     pub queue_transactions_max: usize,
     /// Bytes of transactions that wait at most.
     pub queue_bytes_max: u64,
@@ -173,7 +173,8 @@ pub fn open(
         recent: Recent::new(options.recent_bytes_max, tip.height),
         reader: LedgerReader::new(chain.reader().clone(), chain.id(), genesis, options.ledger.rule),
         waiting: AtomicU64::new(0),
-        forwarded: AtomicUsize::new(0),
+        forwarded: AtomicU64::new(0),
+        forwarded_bytes: AtomicU64::new(0),
         options,
     });
     Ok((LedgerApplication { shared: shared.clone(), ledger, pipeline }, LedgerHandle::new(shared)))

@@ -98,10 +98,17 @@ fn check(file: &Path) -> ExitCode {
             }
             let (node, cluster, members) = (config.node_id, &config.cluster, config.members.len());
             println!("{}: fine: node {node} of cluster {cluster}, {members} member(s)", file.display());
+            let parts = config.memory().map(|part| format!("{} {}", part.what, mebibytes(part.bytes)));
+            println!("memory: at most {} MiB: {}", mebibytes(config.memory_bytes_max()), parts.join(", "));
             ExitCode::SUCCESS
         }
         Err(mistakes) => told(&mistakes),
     }
+}
+
+/// Rounded up.
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
 }
 
 fn run_node(run: Run) -> ExitCode {

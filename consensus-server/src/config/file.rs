@@ -120,6 +120,25 @@ pub(crate) struct Limits {
     pub(crate) pool_bytes_max: Typed<u64>,
     pub(crate) stream_frames_max: Typed<u64>,
     pub(crate) connection_streams_max: Typed<u64>,
+    pub(crate) client_connections_max: Typed<u64>,
+    pub(crate) client_receive_bytes_max: Typed<u64>,
+    pub(crate) deliver_streams_max: Typed<u64>,
+    pub(crate) deliver_stall_ms: Typed<u64>,
+    pub(crate) client: Client,
+}
+
+/// `[limits.client]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Client {
+    pub(crate) transactions_per_s: Typed<u64>,
+    pub(crate) transactions_burst: Typed<u64>,
+    pub(crate) transactions_inflight_max: Typed<u64>,
+    pub(crate) bytes_inflight_max: Typed<u64>,
+    pub(crate) submit_streams_max: Typed<u64>,
+    pub(crate) deliver_streams_max: Typed<u64>,
+    pub(crate) calls_inflight_max: Typed<u64>,
+    pub(crate) connections_max: Typed<u64>,
 }
 
 /// `[submit]`

@@ -5,8 +5,10 @@
 //! and bound, and all of them are reported at once. Nothing here touches the network or the data directory.
 
 pub mod cita;
+mod clients;
 mod endpoint;
 mod file;
+mod memory;
 mod mistake;
 mod security;
 mod tracing;
@@ -23,6 +25,8 @@ use consensus_core::ids::{Hash, NodeId};
 use consensus_core::limits::Limits;
 
 pub use cita::CitaConfig;
+pub use clients::{Client, Clients, Rate, message_bytes_max as client_message_bytes_max};
+pub use memory::{CLIENT_CONNECTION_WINDOW_BYTES, CLIENT_STREAM_WINDOW_BYTES, DELIVER_AHEAD_BYTES_MAX, Part};
 pub use mistake::{Mistake, Mistakes};
 pub use security::{Pin, Security, Tls};
 pub use tracing::Tracing;
@@ -61,6 +65,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds of the queues around it.
     pub queues: Queues,
+    /// What clients may use.
+    pub clients: Clients,
     /// How long a submission may take before its outcome is unknown.
     pub submit_deadline: Duration,
     /// Logging.

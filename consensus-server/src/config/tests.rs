@@ -379,9 +379,19 @@ fn every_key_is_in_the_example() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
     let example = std::fs::read_to_string(dir.join("node.example.toml")).expect("there");
     // serde lists all keys of a section when it meets an unknown one.
-    for section in
-        ["node", "chain", "listen", "security", "raft", "block", "limits", "submit", "log", "tracing"]
-    {
+    for section in [
+        "node",
+        "chain",
+        "listen",
+        "security",
+        "raft",
+        "block",
+        "limits",
+        "limits.client",
+        "submit",
+        "log",
+        "tracing",
+    ] {
         let error = toml::from_str::<file::File>(&format!("[{section}]\n'?' = 1")).expect_err("unknown key");
         let keys: Vec<&str> = error.message().split('`').skip(3).step_by(2).collect();
         assert!(!keys.is_empty(), "{section}: {error}");
@@ -390,6 +400,87 @@ fn every_key_is_in_the_example() {
                 example.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
             assert!(there, "{section}.{key} is not in the example");
         }
+    }
+}
+
+#[test]
+fn clients_have_bounds_unless_the_file_says_otherwise() {
+    let clients = |limits: &str| parse(&format!("{GOOD}\n{limits}")).expect("valid").clients;
+    let defaults = clients("");
+    let each = Client {
+        rate: Some(Rate { per_s: 200_000, burst: 200_000 }),
+        transactions_inflight_max: Some(12_500),
+        bytes_inflight_max: Some(10 << 20),
+        submit_streams_max: Some(256),
+        deliver_streams_max: Some(32),
+        calls_inflight_max: Some(4096),
+        connections_max: Some(256),
+    };
+    assert_eq!((defaults.connections_max, defaults.deliver_streams_max, defaults.each), (1024, 64, each));
+    let open = clients(
+        "[limits.client]\ntransactions_per_s = 0\ntransactions_inflight_max = 0\nbytes_inflight_max = 0\n\
+         submit_streams_max = 0\ndeliver_streams_max = 0\ncalls_inflight_max = 0\nconnections_max = 0\n",
+    );
+    assert_eq!(open.each, Client::default(), "0 is no limit");
+    let rate = clients("[limits.client]\ntransactions_per_s = 50\n").each.rate;
+    assert_eq!(rate, Some(Rate { per_s: 50, burst: 50 }), "a second's worth at once");
+    let small = clients("[limits]\nclient_connections_max = 8\npool_transactions_max = 5\n").each;
+    assert_eq!((small.connections_max, small.transactions_inflight_max), (Some(2), Some(1)), "a part of all");
+}
+
+#[test]
+fn each_mistake_about_clients_is_named() {
+    for (limits, expected) in [
+        (
+            "[limits]\nclient_connections_max = 0",
+            "limits.client_connections_max is 0, must be between 1 and 1000000",
+        ),
+        (
+            "[limits]\nclient_receive_bytes_max = 4096",
+            "limits.client_receive_bytes_max is 4096, must be at least 17825792, a client's largest message",
+        ),
+        ("[limits]\ndeliver_stall_ms = 1", "limits.deliver_stall_ms is 1, must be between 100 and 3600000"),
+        (
+            "[limits.client]\nconnections_max = 2000",
+            "limits.client.connections_max is 2000, must be at most limits.client_connections_max (1024), or 0 for no limit",
+        ),
+        (
+            "[limits.client]\ntransactions_inflight_max = 100001",
+            "limits.client.transactions_inflight_max is 100001, must be at most limits.pool_transactions_max (100000)",
+        ),
+        (
+            "[limits.client]\ntransactions_burst = 7\ntransactions_per_s = 0",
+            "limits.client.transactions_burst is 7, which nothing reads: limits.client.transactions_per_s is 0",
+        ),
+        (
+            "[limits.client]\ntransactions_burst = 0",
+            "limits.client.transactions_burst is 0, must be between 1",
+        ),
+        ("[limits.client]\nstreams = 0", "unknown field `streams`"),
+    ] {
+        let said = mistakes(&format!("{GOOD}{limits}\n"));
+        assert!(said.contains(&expected.replace("field", "key")), "{said}");
+        assert!(said.starts_with("node.toml:27: ") || said.starts_with("node.toml:28: "), "{said}");
+    }
+}
+
+#[test]
+fn the_memory_of_a_node_is_the_sum_of_its_bounds() {
+    let mebibytes = |limits: &str| {
+        let config = parse(&format!("{GOOD}\n{limits}")).expect("valid");
+        config.memory_bytes_max().div_ceil(1 << 20)
+    };
+    let whole = mebibytes("");
+    for (limits, less) in [
+        ("[limits]\nclient_connections_max = 24", 1000 * (1024 + 192) / 1024),
+        ("[limits]\ndeliver_streams_max = 14", 50 * 21),
+        ("[limits]\npool_bytes_max = 33554432", 3 * 32),
+        ("[limits]\ntail_bytes_max = 33554432", 32),
+        ("[limits]\npeer_queue_bytes_max = 33554432", 32),
+        ("[limits]\nclient_receive_bytes_max = 33554432", 96),
+    ] {
+        let saved = whole - mebibytes(limits);
+        assert!(saved.abs_diff(less) <= 1, "{limits}: {saved} MiB less, expected {less}");
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
     let block = check.block(&typed.block, &typed.limits, &limits);
     limits.inflight_proposals_max = block.inflight_max;
     let queues = check.queues(&typed.limits, &limits, &block);
+    let message = super::clients::message_bytes_max(&limits);
+    let clients = check.clients(&typed.limits, message, &block, &queues);
     let deadline = check.number("submit.deadline_ms", &typed.submit.deadline_ms, 10_000, 10..=600_000);
     let log = check.log(&typed.log);
     let tracing = check.tracing(&typed.tracing);
@@ -87,6 +89,7 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
         block,
         limits,
         queues,
+        clients,
         submit_deadline: Duration::from_millis(deadline),
         log,
         digest: consensus_core::audit::digest(text.as_bytes()),
@@ -121,7 +124,13 @@ impl Check {
         }
     }
 
-    fn number(&mut self, key: &str, value: &Typed<u64>, default: u64, bound: RangeInclusive<u64>) -> u64 {
+    pub(super) fn number(
+        &mut self,
+        key: &str,
+        value: &Typed<u64>,
+        default: u64,
+        bound: RangeInclusive<u64>,
+    ) -> u64 {
         let Some(typed) = value else { return default };
         let number = *typed.as_ref();
         if bound.contains(&number) {

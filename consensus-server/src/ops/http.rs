@@ -246,7 +246,7 @@ mod tests {
                 not_after: 0,
             })
         });
-        Caller { remote: remote.parse().expect("an address"), certificate }
+        Caller::uncounted(remote.parse().expect("an address"), certificate)
     }
 
     #[tokio::test]

@@ -1,18 +1,20 @@
 //! New connections of one listener, in plaintext or after their TLS handshake.
 //!
 //! Handshakes are done beside each other, in a bounded number, of which one address gets only a part: somebody
-//! who connects and says nothing holds up nobody. A handshake that fails is counted and logged with its
+//! who connects and says nothing holds up nobody. Clients are let in as far as their bounds go
+//! ([`crate::clients`]). A handshake that fails is counted and logged with its
 //! reason and the address it came from, and the caller gets the reason as an alert of TLS. Each handshake
 //! uses the certificates as they are on disk then.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -20,8 +22,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificate::Certificate;
 use super::refusals::{Place, Reason, Refusals, why};
-use super::stream::Stream;
+use super::stream::{Caller, Stream};
 use super::tls::Tls;
+use crate::clients::{Clients, Exceeded, Identity};
 use crate::telemetry::Throttle;
 
 /// Wait after an error of accepting.
@@ -49,23 +52,23 @@ pub struct Acceptor {
 
 #[derive(Debug)]
 enum Source {
-    Plain { listener: TcpListener, log: Throttle, place: Place, refusals: Arc<Refusals> },
+    Plain { listener: TcpListener, log: Throttle, door: Door },
     Tls(mpsc::Receiver<Stream>),
 }
 
 impl Acceptor {
     /// In plaintext.
-    pub(super) fn plain(listener: TcpListener, place: Place, refusals: Arc<Refusals>) -> io::Result<Self> {
+    pub(super) fn plain(listener: TcpListener, door: Door) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let log = Throttle::new(LOG_EVERY);
-        Ok(Self { address, source: Source::Plain { listener, log, place, refusals } })
+        Ok(Self { address, source: Source::Plain { listener, log, door } })
     }
 
     /// Over TLS. Runs until it is dropped, within a runtime.
-    pub(super) fn tls(listener: TcpListener, place: Place, tls: Arc<Tls>) -> io::Result<Self> {
+    pub(super) fn tls(listener: TcpListener, door: Door, tls: Arc<Tls>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (done, connections) = mpsc::channel(DONE_MAX);
-        let shared = Arc::new(Shared { place, tls, crowd: Arc::default(), done });
+        let shared = Arc::new(Shared { door, tls, crowd: Arc::default(), done });
         tokio::spawn(async move {
             let done = shared.done.clone();
             tokio::select! {
@@ -79,10 +82,14 @@ impl Acceptor {
     /// The next connection.
     pub async fn next(&mut self) -> Stream {
         match &mut self.source {
-            Source::Plain { listener, log, place, refusals } => {
-                let (stream, remote) = accept(listener, log, place.as_str()).await;
-                Stream::plain(stream, remote, *place, refusals.clone())
-            }
+            Source::Plain { listener, log, door } => loop {
+                let (stream, remote) = accept(listener, log, door.place.as_str()).await;
+                match door.enter(remote, None) {
+                    Ok(caller) => return Stream::plain(stream, caller, door.place, door.refusals.clone()),
+                    // Its buffer is empty: if not all of it goes out, the caller only lacks the words.
+                    Err(exceeded) => drop(stream.try_write(&goodbye(&exceeded))),
+                }
+            },
             Source::Tls(connections) => match connections.recv().await {
                 Some(stream) => stream,
                 // Only if the runtime is going down.
@@ -132,10 +139,64 @@ pub(crate) async fn accept(
     }
 }
 
+/// Who is let in at one listener.
+#[derive(Debug)]
+pub(super) struct Door {
+    place: Place,
+    refusals: Arc<Refusals>,
+    /// Those whose use is counted, if it is.
+    clients: Option<Clients>,
+}
+
+impl Door {
+    /// Of a listener; `clients` are counted if it is theirs.
+    pub(super) fn new(place: Place, refusals: Arc<Refusals>, clients: Option<Clients>) -> Self {
+        Self { place, refusals, clients }
+    }
+
+    /// Lets somebody in who has shown this.
+    fn enter(&self, remote: SocketAddr, certificate: Option<Arc<Certificate>>) -> Result<Caller, Exceeded> {
+        let mut caller = Caller::uncounted(remote, certificate);
+        if let Some(clients) = &self.clients {
+            let identity = Identity::of(caller.certificate.as_deref(), remote);
+            let connected = clients.connect(identity);
+            caller.connection = Some(Arc::new(connected.inspect_err(|why| self.refuse_limit(&caller, why))?));
+        }
+        Ok(caller)
+    }
+
+    /// Whether there is room for anybody.
+    fn has_room(&self, remote: SocketAddr) -> bool {
+        let Some(clients) = &self.clients else { return true };
+        clients.room().inspect_err(|why| self.refuse_limit(&remote, why)).is_ok()
+    }
+
+    fn refuse_limit(&self, who: &dyn fmt::Display, why: &Exceeded) {
+        self.refusals.refused(self.place, Reason::Limit, who, &why.to_string());
+    }
+}
+
+/// The words for a client that has too many connections: in HTTP/2 (RFC 9113) an empty SETTINGS, with which a
+/// server begins, and a GOAWAY with ENHANCE_YOUR_CALM.
+fn goodbye(why: &Exceeded) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u32 = 0xb;
+    let words = why.to_string();
+    let length = 8 + words.len() as u32;
+    let mut bytes = SETTINGS.to_vec();
+    bytes.extend_from_slice(&length.to_be_bytes()[1..]);
+    // No flags, of the connection as a whole, no stream was taken.
+    bytes.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+    bytes.extend_from_slice(words.as_bytes());
+    bytes
+}
+
 /// One listener's handshakes.
 #[derive(Debug)]
 struct Shared {
-    place: Place,
+    door: Door,
     tls: Arc<Tls>,
     crowd: Arc<Crowd>,
     done: mpsc::Sender<Stream>,
@@ -147,7 +208,10 @@ impl Shared {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
             let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-            let (stream, remote) = accept(&listener, &log, self.place.as_str()).await;
+            let (stream, remote) = accept(&listener, &log, self.door.place.as_str()).await;
+            if !self.door.has_room(remote) {
+                continue;
+            }
             match self.crowd.enter(remote.ip()) {
                 Some(place) => {
                     let shared = self.clone();
@@ -168,9 +232,9 @@ impl Shared {
         remote: SocketAddr,
         _held: (OwnedSemaphorePermit, Entered),
     ) {
-        let config = self.tls.current().listener(self.place);
+        let config = self.tls.current().listener(self.door.place);
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake(config, stream)).await;
-        let (stream, certificate) = match shaken {
+        let (mut stream, certificate) = match shaken {
             Ok(Ok(shaken)) => shaken,
             Ok(Err((reason, what))) => return self.refuse(reason, remote, &what),
             Err(_) => {
@@ -179,12 +243,22 @@ impl Shared {
             }
         };
         self.tls.seen(&certificate);
-        // Nobody takes connections any more when the node stops.
-        let _ = self.done.send(Stream::tls(stream, remote, Arc::new(certificate))).await;
+        match self.door.enter(remote, Some(Arc::new(certificate))) {
+            Ok(caller) => {
+                let stream = Stream::tls(stream, caller, self.door.place, self.door.refusals.clone());
+                // Nobody takes connections any more when the node stops.
+                let _ = self.done.send(stream).await;
+            }
+            Err(exceeded) => {
+                // If it cannot be said, the caller only lacks the words.
+                let _ = tokio::time::timeout(LINGER, stream.write_all(&goodbye(&exceeded))).await;
+                linger(stream).await;
+            }
+        }
     }
 
     fn refuse(&self, reason: Reason, remote: SocketAddr, what: &str) {
-        self.tls.refusals().refused(self.place, reason, &remote, what);
+        self.door.refusals.refused(self.door.place, reason, &remote, what);
     }
 }
 
@@ -221,7 +295,7 @@ pub(super) fn reason(error: &io::Error) -> (Reason, String) {
 }
 
 /// Closes a connection in such a way that what was written last arrives: unread bytes would undo it.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let drained = async {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await

@@ -15,6 +15,7 @@ mod certificate;
 pub mod dialer;
 mod expiry;
 mod files;
+mod notes;
 pub mod refusals;
 pub mod roles;
 pub mod stream;
@@ -36,10 +37,11 @@ pub use files::FileError;
 pub use stream::Caller;
 
 use crate::audit::AuditLog;
+use crate::clients::Clients;
 use crate::config::Config;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::SecurityMetrics;
-use acceptor::Acceptor;
+use acceptor::{Acceptor, Door};
 use alarms::{Alarms, Kind};
 use dialer::Dialer;
 use refusals::{Place, Refusals};
@@ -87,16 +89,22 @@ impl Security {
         Ok(Self { refusals, alarms, tls, ops_speaks_tls })
     }
 
-    /// Accepts the connections of a listener, within a runtime.
+    /// Accepts the connections of a listener, within a runtime. `clients` are counted if it is theirs.
     ///
     /// # Errors
     /// The system's.
-    pub fn acceptor(&self, place: Place, listener: TcpListener) -> io::Result<Acceptor> {
+    pub fn acceptor(
+        &self,
+        place: Place,
+        listener: TcpListener,
+        clients: Option<Clients>,
+    ) -> io::Result<Acceptor> {
+        let door = Door::new(place, self.refusals.clone(), clients);
         match &self.tls {
             Some(tls) if place != Place::Ops || self.ops_speaks_tls => {
-                Acceptor::tls(listener, place, tls.clone())
+                Acceptor::tls(listener, door, tls.clone())
             }
-            _ => Acceptor::plain(listener, place, self.refusals.clone()),
+            _ => Acceptor::plain(listener, door),
         }
     }
 
@@ -110,10 +118,12 @@ impl Security {
         &self.refusals
     }
 
-    /// Looks at the certificate files and at the calendar until `stop`, and writes down what changes; `None` in
-    /// plaintext.
-    pub fn keep(&self, audit: AuditLog, stop: CancellationToken) -> Option<JoinHandle<()>> {
-        Some(tokio::spawn(self.tls.clone()?.keep(audit, stop)))
+    /// Looks at the certificate files and at the calendar until `stop`, and writes down what changes and who is
+    /// turned away.
+    pub fn keep(&self, audit: AuditLog, stop: CancellationToken) -> Vec<JoinHandle<()>> {
+        let mut tasks = vec![tokio::spawn(self.refusals.clone().write_down(audit.clone(), stop.clone()))];
+        tasks.extend(self.tls.clone().map(|tls| tokio::spawn(tls.keep(audit, stop))));
+        tasks
     }
 
     /// Looks at the certificate files at once.

@@ -1,18 +1,25 @@
-//! Who was turned away, where and why: one log line at a bounded rate, and a count of all of them.
+//! Who was turned away, where and why: a log line and a line of the audit log at bounded rates, and a count of all
+//! of them.
 //!
-//! Each reason has its own rate, so that a flood of one does not hide another. What is merely odd (somebody
-//! connects and says nothing, as probes of a port do) is counted, and logged for debugging only.
+//! Each reason has its own rates, so that a flood of one does not hide another. What is merely odd (somebody
+//! connects and says nothing, as probes of a port do) is counted, and logged for debugging only. Into the audit log goes who called this node in
+//! vain, not whom this node has called.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use consensus_core::audit::Entry;
 use rustls::{AlertDescription, CertificateError, Error};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
+use super::notes::Notes;
 use super::roles::Denied;
 use super::stream::Caller;
 use super::verifier::UnknownKey;
+use crate::audit::AuditLog;
 use crate::telemetry::Throttle;
 use crate::telemetry::metrics::SecurityMetrics;
 
@@ -77,6 +84,10 @@ pub enum Reason {
     Crowded,
     /// It hung up during the handshake.
     HungUp,
+    /// It has connected and said nothing.
+    Silent,
+    /// It has as much as it may have, or all clients together have.
+    Limit,
     /// Anything else.
     Handshake,
 }
@@ -100,22 +111,35 @@ impl Reason {
             Self::TimedOut => "timed-out",
             Self::Crowded => "crowded",
             Self::HungUp => "hung-up",
+            Self::Silent => "silent",
+            Self::Limit => "limit",
             Self::Handshake => "handshake",
         }
     }
 }
 
-/// Counts and logs who was turned away.
+/// Lines for the audit log that wait for it; beyond that they are counted.
+const LINES_MAX: usize = 64;
+/// How often is looked for what was left out of the audit log.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Counts, logs and writes down who was turned away.
 #[derive(Debug)]
 pub struct Refusals {
     metrics: SecurityMetrics,
     logs: Mutex<BTreeMap<(Place, Reason), Arc<Throttle>>>,
+    notes: Mutex<Notes>,
+    lines: mpsc::Sender<Entry>,
+    /// Until somebody writes them.
+    unwritten: Mutex<Option<mpsc::Receiver<Entry>>>,
 }
 
 impl Refusals {
     /// Counted in `metrics`.
     pub fn new(metrics: SecurityMetrics) -> Self {
-        Self { metrics, logs: Mutex::default() }
+        let (lines, unwritten) = mpsc::channel(LINES_MAX);
+        let unwritten = Mutex::new(Some(unwritten));
+        Self { metrics, logs: Mutex::default(), notes: Mutex::default(), lines, unwritten }
     }
 
     /// Somebody was turned away, or has turned this node away.
@@ -124,14 +148,17 @@ impl Refusals {
         self.metrics.refused(at, word);
         if reason == Reason::HungUp {
             tracing::debug!(at, reason = word, %remote, what, "refused");
-        } else if let Some(held_back) = self.log(place, reason).pass() {
+            return;
+        }
+        self.note(place, reason, remote, what);
+        if let Some(held_back) = self.log(place, reason).pass() {
             tracing::warn!(at, reason = word, %remote, what, held_back, "refused");
         }
     }
 
     /// A caller may not do what it asked for.
     pub fn denied(&self, place: Place, caller: &Caller, denied: &Denied) {
-        self.refused(place, denied.reason, &caller.remote, &denied.what);
+        self.refused(place, denied.reason, caller, &denied.what);
     }
 
     /// The same without a line: whoever connects logs the words that it gets.
@@ -139,9 +166,53 @@ impl Refusals {
         self.metrics.refused(at.as_str(), reason.as_str());
     }
 
+    /// Writes what is to be written down into the audit log, until `stop` and then what was left out. Only the
+    /// first call does anything.
+    pub async fn write_down(self: Arc<Self>, audit: AuditLog, stop: CancellationToken) {
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut unwritten) = unwritten else { return };
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let lines = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(line) = unwritten.recv() => vec![line],
+                _ = looks.tick() => self.notes().due(Instant::now()),
+            };
+            write(&audit, lines).await;
+        }
+        let mut lines = Vec::new();
+        while let Ok(line) = unwritten.try_recv() {
+            lines.push(line);
+        }
+        lines.extend(self.notes().rest(Instant::now()));
+        write(&audit, lines).await;
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, place: Place, reason: Reason, who: &dyn fmt::Display, what: &str) {
+        let mut notes = self.notes();
+        let line = notes.refused(place, reason, who.to_string(), what.to_owned(), Instant::now());
+        if let Some(line) = line
+            && self.lines.try_send(line).is_err()
+        {
+            notes.lost(place, reason);
+        }
+    }
+
     fn log(&self, at: Place, reason: Reason) -> Arc<Throttle> {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         logs.entry((at, reason)).or_insert_with(|| Arc::new(Throttle::new(LOG_EVERY))).clone()
+    }
+}
+
+async fn write(audit: &AuditLog, lines: Vec<Entry>) {
+    for line in lines {
+        // A failure is logged there; nobody is let in because of it.
+        let _ = audit.record(line).await;
     }
 }
 

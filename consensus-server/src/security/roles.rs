@@ -164,7 +164,7 @@ impl<S> Authorized<S> {
             let method = path.rsplit('/').next().unwrap_or(path);
             let method: String = method.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
             let what = format!("{method}: {what}");
-            self.refusals.refused(Place::Client, reason, &caller.remote, &what);
+            self.refusals.refused(Place::Client, reason, caller, &what);
             Status::permission_denied(what)
         })
     }
@@ -213,7 +213,7 @@ mod tests {
                 not_after: 0,
             })
         });
-        Caller { remote, certificate }
+        Caller::uncounted(remote, certificate)
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub(crate) fn count(metrics: &OrderingMetrics, outcomes: &[Outcome], elapsed: Du
 }
 
 /// A reason's word for labels.
-fn word(reason: Reason) -> &'static str {
+pub(crate) fn word(reason: Reason) -> &'static str {
     match reason {
         Reason::Unspecified => "unspecified",
         Reason::Invalid => "invalid",

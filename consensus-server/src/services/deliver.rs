@@ -1,7 +1,7 @@
 //! Blocks in order, from a start on, as fast as the reader takes them.
 //!
 //! The stream is pulled: nothing is read before the connection has room for it, so a slow reader costs a few
-//! blocks of memory. It waits at the tip for the next block, and ends when the last block asked for was
+//! blocks of memory; one that takes nothing at all is ended (`crate::clients::stall`). It waits at the tip for the next block, and ends when the last block asked for was
 //! given, or with a status that says why it cannot go on.
 
 use std::collections::VecDeque;
@@ -19,11 +19,12 @@ use tonic::Status;
 use super::answer::{Directory, stopping};
 use super::encode;
 use crate::application::ledger::{LedgerHandle, Tip};
+use crate::clients::stall::Progress;
+use crate::config::DELIVER_AHEAD_BYTES_MAX;
 use crate::telemetry::metrics::OrderingMetrics;
 
-/// Blocks read ahead for one stream, in count and bytes.
+/// Blocks read ahead for one stream.
 const AHEAD_BLOCKS_MAX: u64 = 64;
-const AHEAD_BYTES_MAX: u64 = 1 << 20;
 
 /// A stream of blocks.
 pub(super) type Blocks = Pin<Box<dyn Stream<Item = Result<Block, Status>> + Send>>;
@@ -80,6 +81,7 @@ pub(super) fn deliver(
     ledger: LedgerHandle,
     directory: Directory,
     metrics: OrderingMetrics,
+    progress: Arc<Progress>,
     stop: CancellationToken,
 ) -> Result<Blocks, Status> {
     let tip = ledger.watch_tip();
@@ -89,6 +91,7 @@ pub(super) fn deliver(
         ledger,
         directory,
         metrics,
+        progress,
         stop,
         tip,
         ahead: VecDeque::new(),
@@ -109,6 +112,7 @@ struct Reader {
     ledger: LedgerHandle,
     directory: Directory,
     metrics: OrderingMetrics,
+    progress: Arc<Progress>,
     stop: CancellationToken,
     tip: watch::Receiver<Tip>,
     ahead: VecDeque<Arc<ledger::Block>>,
@@ -122,6 +126,10 @@ impl Reader {
     async fn next(&mut self) -> Result<Option<Block>, Status> {
         if self.next > self.last {
             return Ok(None);
+        }
+        if self.progress.is_stalled() {
+            let what = "the reader took nothing for longer than limits.deliver_stall_ms: ask again from the next block";
+            return Err(Status::resource_exhausted(what));
         }
         if self.ahead.is_empty() {
             self.reach().await?;
@@ -155,7 +163,7 @@ impl Reader {
 
     async fn read_ahead(&mut self) -> Result<(), Status> {
         let end = self.next.saturating_add(AHEAD_BLOCKS_MAX).min(self.last.saturating_add(1));
-        let blocks = self.ledger.blocks(self.next..end, AHEAD_BYTES_MAX).await;
+        let blocks = self.ledger.blocks(self.next..end, DELIVER_AHEAD_BYTES_MAX).await;
         self.ahead = blocks.map_err(|error| self.directory.ledger_error(&error))?.into();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What the node offers over gRPC. One file a service, all of them thin: decode, ask a handle, encode.
 //!
 //! Clients and peers have listeners of their own, so that neither can crowd out the other; [`client_router`]
-//! and [`peer_router`] say what is served where, and under which bounds. [`cita`] is what a CITA-Cloud node's
+//! and [`peer_router`] say what is served where, and under which bounds; [`limited`] holds each client to its own. [`cita`] is what a CITA-Cloud node's
 //! other services are served.
 
 pub(crate) mod admin;
@@ -12,6 +12,7 @@ mod deliver;
 mod encode;
 mod health;
 mod incoming;
+mod limited;
 mod ordering;
 mod peer;
 mod pump;
@@ -19,7 +20,6 @@ mod pump;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus_core::limits::MESSAGE_OVERHEAD_BYTES;
 use consensus_proto::admin::admin_server::{Admin, AdminServer};
 use consensus_proto::ordering::ordering_server::OrderingServer;
 use consensus_proto::peer::peer_server::PeerServer;
@@ -33,12 +33,13 @@ pub use incoming::{accepted, bind_everywhere, incoming};
 pub use ordering::OrderingService;
 pub use peer::PeerService;
 
-use crate::config::Config;
+use crate::config::{self, CLIENT_CONNECTION_WINDOW_BYTES, CLIENT_STREAM_WINDOW_BYTES, Config};
 use crate::security::refusals::Refusals;
 use crate::security::roles::Authorized;
 use crate::transport::connect::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
+use limited::Limited;
 
 /// A silent client is asked for a sign of life this often.
 const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -48,10 +49,6 @@ const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const PENDING_RESETS_MAX: usize = 64;
 /// Bytes of headers of one request.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
-/// Bytes of one client stream that wait for this node to take them.
-const CLIENT_STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// The same for all streams of a client's connection.
-const CLIENT_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Largest message of the admin service.
 const ADMIN_BYTES_MAX: usize = 1 << 20;
 /// Calls in flight on one connection of an operator.
@@ -61,7 +58,7 @@ const PEER_STREAMS_MAX: u32 = 256;
 
 /// Largest message of a client in bytes: less than what fits between nodes, where it may be forwarded.
 pub fn client_message_bytes_max(config: &Config) -> usize {
-    (config.limits.message_bytes_max() - MESSAGE_OVERHEAD_BYTES) as usize
+    config::client_message_bytes_max(&config.limits) as usize
 }
 
 /// What clients are served: ordering, admin, health and reflection, to each what its role is for.
@@ -92,7 +89,7 @@ pub fn client_router(
         .initial_connection_window_size(CLIENT_CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(CLIENT_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(CLIENT_KEEPALIVE_TIMEOUT))
-        .add_service(Authorized::new(ordering, refusals.clone()))
+        .add_service(Authorized::new(Limited::new(ordering, config.clients.deliver_stall), refusals.clone()))
         .add_service(Authorized::new(admin, refusals.clone()))
         .add_service(Authorized::new(health, refusals.clone()))
         .add_service(Authorized::new(reflection, refusals.clone()));

@@ -4,28 +4,35 @@
 //! submission is a gRPC status; in a stream it is an answer like any other.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use consensus_core::limits::TRANSACTION_ID_BYTES_MAX;
 use consensus_proto::ordering::ordering_server::Ordering;
 use consensus_proto::ordering::{
-    Block, DeliverRequest, GetBlockRequest, GetTransactionRequest, Outcome, Proof, ProveRequest, SubmitBatch,
-    SubmitBatchReply, SubmitReply, SubmitRequest, TipReply, TipRequest, TransactionStatus, get_block_request,
-    outcome, submit_reply,
+    Block, DeliverRequest, GetBlockRequest, GetTransactionRequest, Outcome, Proof, ProveRequest, Reason,
+    SubmitBatch, SubmitBatchReply, SubmitReply, SubmitRequest, TipReply, TipRequest, TransactionStatus,
+    get_block_request, outcome, submit_reply,
 };
 use consensus_proto::records::Transaction;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
-use super::answer::{Directory, acknowledgement, count, fill_id, status_of};
+use super::answer::{Directory, acknowledgement, count, fill_id, status_of, word};
 use super::deliver::{Blocks, deliver};
 use super::encode;
-use super::pump::{Replies, pump};
-use crate::application::ledger::{LedgerHandle, Submission};
+use super::limited;
+use super::pump::{Begun, Replies, pump};
+use crate::application::ledger::{LedgerHandle, Submission, refused};
+use crate::clients::stall::Progress;
+use crate::clients::{Account, Exceeded, InFlight};
 use crate::config::Config;
-use crate::telemetry::metrics::OrderingMetrics;
+use crate::security::Caller;
+use crate::telemetry::metrics::{Ended, OrderingMetrics};
 use crate::telemetry::trace::{Parent, Span, Tracer};
+
+/// After a frame that came too soon its stream is read no further for at most this long.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The service of one chain.
 #[derive(Clone, Debug)]
@@ -83,15 +90,27 @@ impl Shared {
     fn begin(
         self: Arc<Self>,
         batch: SubmitBatch,
+        account: Option<&Arc<Account>>,
         parent: Parent,
-    ) -> Result<impl Future<Output = SubmitBatchReply>, Status> {
+    ) -> Result<Begun<impl Future<Output = SubmitBatchReply> + use<>, SubmitBatchReply>, Status> {
         let SubmitBatch { sequence, mut transactions, acknowledgement: level } = batch;
         let acknowledgement = acknowledgement(level)?;
+        let taken = match take(account, &transactions) {
+            Ok(taken) => taken,
+            Err(exceeded) => {
+                let outcomes = vec![too_much(transactions.len(), &exceeded)];
+                let refused = Ended::Refused(word(Reason::Overloaded));
+                self.metrics.submitted(refused, transactions.len() as u64);
+                let pause = exceeded.retry_after.min(PAUSE_MAX);
+                return Ok(Begun::TooSoon(SubmitBatchReply { sequence, outcomes }, pause));
+            }
+        };
         transactions.iter_mut().for_each(fill_id);
-        Ok(async move {
+        Ok(Begun::Work(async move {
+            let _taken = taken;
             let submission = Submission { transactions, acknowledgement, hops: 0, trace: None };
             SubmitBatchReply { sequence, outcomes: self.submit(submission, parent).await }
-        })
+        }))
     }
 }
 
@@ -102,13 +121,18 @@ impl Ordering for OrderingService {
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitReply>, Status> {
         let parent = self.shared.parent(request.metadata());
+        let account = account(request.extensions());
         let SubmitRequest { id, payload, acknowledgement: level } = request.into_inner();
         let acknowledgement = acknowledgement(level)?;
         let mut transaction = Transaction { id, payload };
         fill_id(&mut transaction);
         let id = transaction.id.clone();
-        let submission =
-            Submission { transactions: vec![transaction], acknowledgement, hops: 0, trace: None };
+        let transactions = vec![transaction];
+        let _taken = take(account.as_ref(), &transactions).map_err(|exceeded| {
+            self.shared.metrics.submitted(Ended::Refused(word(Reason::Overloaded)), 1);
+            limited::status_of(&exceeded)
+        })?;
+        let submission = Submission { transactions, acknowledgement, hops: 0, trace: None };
         let outcomes = self.shared.submit(submission, parent).await;
         let outcome = match outcomes.into_iter().next().and_then(|outcome| outcome.outcome) {
             Some(outcome::Outcome::Committed(committed)) => submit_reply::Outcome::Committed(committed),
@@ -126,15 +150,23 @@ impl Ordering for OrderingService {
         let shared = self.shared.clone();
         let (frames_max, stop) = (shared.frames_max, shared.stop.clone());
         let parent = shared.parent(request.metadata());
+        let account = account(request.extensions());
         Ok(Response::new(pump(request.into_inner(), frames_max, stop, move |batch| {
-            shared.clone().begin(batch, parent)
+            shared.clone().begin(batch, account.as_ref(), parent)
         })))
     }
 
     async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<Blocks>, Status> {
         let Shared { ledger, directory, metrics, stop, .. } = &*self.shared;
-        let blocks =
-            deliver(request.get_ref(), ledger.clone(), directory.clone(), metrics.clone(), stop.clone())?;
+        let progress = request.extensions().get::<Arc<Progress>>().cloned().unwrap_or_default();
+        let blocks = deliver(
+            request.get_ref(),
+            ledger.clone(),
+            directory.clone(),
+            metrics.clone(),
+            progress,
+            stop.clone(),
+        )?;
         Ok(Response::new(blocks))
     }
 
@@ -194,6 +226,26 @@ impl Ordering for OrderingService {
             Err(error) => Err(self.shared.directory.ledger_error(&error)),
         }
     }
+}
+
+/// What the caller uses of this node, where that is counted.
+fn account(extensions: &Extensions) -> Option<Arc<Account>> {
+    extensions.get::<Caller>().and_then(Caller::account).cloned()
+}
+
+/// Counts transactions as under way, as long as what is returned lives.
+fn take(account: Option<&Arc<Account>>, transactions: &[Transaction]) -> Result<Option<InFlight>, Exceeded> {
+    let bytes = transactions.iter().map(|transaction| transaction.id.len() + transaction.payload.len()).sum();
+    account.map(|account| account.submit(transactions.len(), bytes)).transpose()
+}
+
+/// The outcome of transactions that are more than their client may have under way.
+fn too_much(count: usize, exceeded: &Exceeded) -> Outcome {
+    let mut outcome = refused(count, Reason::Overloaded, exceeded.to_string(), None);
+    if let Some(outcome::Outcome::Refused(refused)) = &mut outcome.outcome {
+        refused.retry_after_ms = exceeded.retry_after_ms();
+    }
+    outcome
 }
 
 /// Ends the span of a submission.

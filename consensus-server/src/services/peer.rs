@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::answer::{Directory, acknowledgement, stopping};
-use super::pump::{Replies, pump};
+use super::pump::{Begun, Replies, pump};
 use crate::application::ledger::{LedgerHandle, Submission};
 use crate::chain::ChainHandle;
 use crate::config::Config;
@@ -147,19 +147,22 @@ impl Shared {
         }
     }
 
-    fn begin(self: Arc<Self>, request: ForwardRequest) -> Result<impl Future<Output = ForwardReply>, Status> {
+    fn begin(
+        self: Arc<Self>,
+        request: ForwardRequest,
+    ) -> Result<Begun<impl Future<Output = ForwardReply>, ForwardReply>, Status> {
         if request.hops == 0 {
             return Err(Status::invalid_argument("hops is 0, a forwarded frame has at least 1"));
         }
         let acknowledgement: Acknowledgement = acknowledgement(request.acknowledgement)?;
         let ForwardRequest { sequence, transactions, hops, trace, .. } = request;
         let trace = TraceContext::from_bytes(&trace);
-        Ok(async move {
+        Ok(Begun::Work(async move {
             let submission = Submission { transactions, acknowledgement, hops, trace };
             let mut outcomes = self.ledger.submit(submission).await;
             self.directory.complete(&mut outcomes);
             ForwardReply { sequence, outcomes }
-        })
+        }))
     }
 }
 

@@ -2,15 +2,18 @@
 //!
 //! Frames begin in the order of their arrival (the work of each is polled once before the next is read), are
 //! answered as they complete, and no more than a bound of them are in flight: then the stream is not read,
-//! which the sender feels as back-pressure. When the sender is done, what is in flight is still answered;
+//! which the sender feels as back-pressure. After a frame that came too soon nothing is read for a while, so that who
+//! sends more than it may gets fewer refusals instead of more. When the sender is done, what is in flight is still answered;
 //! when it is gone, it is dropped.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -21,7 +24,15 @@ const REPLIES_MAX: usize = 64;
 /// The replies of a pump.
 pub(crate) type Replies<T> = ReceiverStream<Result<T, Status>>;
 
-/// Starts a pump. `begin` turns a frame into the work that answers it; an error of it ends the stream. After
+/// What a frame has come to.
+pub(crate) enum Begun<Work, Out> {
+    /// Work that answers it.
+    Work(Work),
+    /// It came too soon: its answer, and how long to read nothing.
+    TooSoon(Out, Duration),
+}
+
+/// Starts a pump. `begin` says what a frame has come to; an error of it ends the stream. After
 /// `stop` nothing more is read.
 pub(crate) fn pump<In, Out, Work, Begin>(
     frames: Streaming<In>,
@@ -33,10 +44,11 @@ where
     In: Send + 'static,
     Out: Send + 'static,
     Work: Future<Output = Out> + Send + 'static,
-    Begin: FnMut(In) -> Result<Work, Status> + Send + 'static,
+    Begin: FnMut(In) -> Result<Begun<Work, Out>, Status> + Send + 'static,
 {
     let (replies, outgoing) = mpsc::channel(REPLIES_MAX);
-    let pump = Pump { frames, inflight: FuturesUnordered::new(), inflight_max, replies, begin };
+    let inflight = FuturesUnordered::new();
+    let pump = Pump { frames, inflight, inflight_max, replies, begin, resume: None };
     tokio::spawn(pump.run(stop));
     ReceiverStream::new(outgoing)
 }
@@ -47,6 +59,8 @@ struct Pump<In, Out, Work, Begin> {
     inflight_max: usize,
     replies: mpsc::Sender<Result<Out, Status>>,
     begin: Begin,
+    /// Until then nothing is read.
+    resume: Option<Instant>,
 }
 
 /// Why a pump reads no more.
@@ -60,7 +74,7 @@ enum End {
 impl<In, Out, Work, Begin> Pump<In, Out, Work, Begin>
 where
     Work: Future<Output = Out>,
-    Begin: FnMut(In) -> Result<Work, Status>,
+    Begin: FnMut(In) -> Result<Begun<Work, Out>, Status>,
 {
     async fn run(mut self, stop: CancellationToken) {
         let last = match self.read(&stop).await {
@@ -83,7 +97,11 @@ where
             let reply = tokio::select! {
                 () = stop.cancelled() => return End::Finish(Some(super::answer::stopping())),
                 () = self.replies.closed() => return End::Gone,
-                frame = self.frames.message(), if self.inflight.len() < self.inflight_max => match frame {
+                () = until(self.resume), if self.resume.is_some() => {
+                    self.resume = None;
+                    continue;
+                }
+                frame = self.frames.message(), if self.inflight.len() < self.inflight_max && self.resume.is_none() => match frame {
                     Ok(Some(frame)) => match self.start(frame).await {
                         Ok(Some(reply)) => reply,
                         Ok(None) => continue,
@@ -103,7 +121,14 @@ where
 
     /// Begins a frame's work, so that its place in the order is taken; its reply if it is there at once.
     async fn start(&mut self, frame: In) -> Result<Option<Out>, Status> {
-        let mut work = Box::pin((self.begin)(frame)?);
+        let work = match (self.begin)(frame)? {
+            Begun::Work(work) => work,
+            Begun::TooSoon(reply, pause) => {
+                self.resume = Some(Instant::now() + pause);
+                return Ok(Some(reply));
+            }
+        };
+        let mut work = Box::pin(work);
         match std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
             Poll::Ready(reply) => Ok(Some(reply)),
             Poll::Pending => {
@@ -111,5 +136,11 @@ where
                 Ok(None)
             }
         }
+    }
+}
+
+async fn until(resume: Option<Instant>) {
+    if let Some(resume) = resume {
+        sleep_until(resume).await;
     }
 }

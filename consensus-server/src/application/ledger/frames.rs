@@ -152,11 +152,13 @@ impl Frames {
 }
 
 fn frame_bytes(frame: &Frame) -> u64 {
-    frame
-        .transactions
-        .iter()
-        .map(|t| (t.id.len() + t.payload.len()) as u64 + TRANSACTION_OVERHEAD_BYTES)
-        .sum()
+    bytes_of(&frame.transactions)
+}
+
+/// What transactions cost in memory.
+pub(super) fn bytes_of(transactions: &[Transaction]) -> u64 {
+    let one = |transaction: &Transaction| (transaction.id.len() + transaction.payload.len()) as u64;
+    transactions.iter().map(|transaction| one(transaction) + TRANSACTION_OVERHEAD_BYTES).sum()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::arrivals::Arrivals;
-use super::frames::{Frame, Frames, NotTaken, Question};
+use super::frames::{Frame, Frames, NotTaken, Question, bytes_of};
 use super::recent::Recent;
 use super::task::halted;
 use super::{LedgerError, LedgerOptions, Submission, Tip, TransactionState, no_leader, refused};
@@ -48,7 +48,9 @@ pub(super) struct Shared {
     /// Transactions in the pipeline.
     pub(super) waiting: AtomicU64,
     /// Transactions that are with the leader right now.
-    pub(super) forwarded: AtomicUsize,
+    pub(super) forwarded: AtomicU64,
+    /// Their bytes.
+    pub(super) forwarded_bytes: AtomicU64,
 }
 
 impl LedgerHandle {
@@ -178,9 +180,18 @@ impl LedgerHandle {
         trace: Option<TraceContext>,
     ) -> Vec<Outcome> {
         let count = transactions.len();
-        let bound = self.shared.options.queue_transactions_max;
-        let Some(_held) = Forwarded::hold(&self.shared.forwarded, count, bound) else {
-            let message = format!("{bound} transactions are on their way to the leader");
+        let LedgerOptions { queue_transactions_max, queue_bytes_max, .. } = self.shared.options;
+        let bytes = bytes_of(&transactions);
+        let Some(_transactions) =
+            Held::hold(&self.shared.forwarded, count as u64, queue_transactions_max as u64)
+        else {
+            let message = format!("{queue_transactions_max} transactions are on their way to the leader");
+            return vec![refused(count, Reason::Overloaded, message, Some(leader))];
+        };
+        let Some(_bytes) = Held::hold(&self.shared.forwarded_bytes, bytes, queue_bytes_max) else {
+            let message = format!(
+                "transactions of {queue_bytes_max} bytes are on their way to the leader, at most that many"
+            );
             return vec![refused(count, Reason::Overloaded, message, Some(leader))];
         };
         let span = trace.and_then(|above| self.tracer().child("forward", Some(above)));
@@ -339,22 +350,22 @@ impl std::fmt::Debug for LedgerHandle {
     }
 }
 
-/// Counts transactions that are with the leader, as long as it lives.
-struct Forwarded<'a> {
-    counter: &'a AtomicUsize,
-    count: usize,
+/// Counts something that is with the leader, as long as it lives.
+struct Held<'a> {
+    counter: &'a AtomicU64,
+    count: u64,
 }
 
-impl<'a> Forwarded<'a> {
+impl<'a> Held<'a> {
     /// `None` if it would not fit beside others.
-    fn hold(counter: &'a AtomicUsize, count: usize, bound: usize) -> Option<Self> {
-        let fits = |held: usize| (held == 0 || held + count <= bound).then_some(held + count);
+    fn hold(counter: &'a AtomicU64, count: u64, bound: u64) -> Option<Self> {
+        let fits = |held: u64| (held == 0 || held + count <= bound).then_some(held + count);
         counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
         Some(Self { counter, count })
     }
 }
 
-impl Drop for Forwarded<'_> {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.counter.fetch_sub(self.count, Ordering::AcqRel);
     }

@@ -8,6 +8,7 @@
 
 mod calls;
 mod chain;
+mod clients;
 mod controller;
 mod exchange;
 mod log;
@@ -35,6 +36,7 @@ use prometheus_client::registry::Registry;
 
 pub use calls::CallMetrics;
 pub use chain::{ChainMetrics, LeaderChange};
+pub use clients::ClientMetrics;
 pub use controller::ControllerMetrics;
 pub use exchange::{ExchangeMetrics, Refused, Unsent};
 pub use ordering::{Ended, OrderingMetrics};
@@ -73,6 +75,14 @@ impl Metrics {
         started.set(crate::telemetry::unix_time_ms() as i64 / 1000);
         registry.register("process_start_time_seconds", "Unix time at which the process started", started);
         Self { registry: Mutex::new(root) }
+    }
+
+    /// Tells how much memory the process may take at most. Once for each process.
+    pub fn memory_bound(&self, bytes: u64) {
+        let bound = Gauge::<i64>::default();
+        bound.set(bytes as i64);
+        let help = "Memory that the process may take at most, as its configuration bounds it";
+        self.registry(|registry| registry.register("process_memory_bound_bytes", help, bound));
     }
 
     /// Everything, in the OpenMetrics text format.

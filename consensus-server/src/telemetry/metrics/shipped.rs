@@ -10,7 +10,7 @@ use consensus_core::ids::NodeId;
 use consensus_core::replica::{PeerProgress, Report, Role, Status};
 
 use super::{
-    CallMetrics, ChainMetrics, ControllerMetrics, DropCause, Ended, ExchangeMetrics, Metrics,
+    CallMetrics, ChainMetrics, ClientMetrics, ControllerMetrics, DropCause, Ended, ExchangeMetrics, Metrics,
     OrderingMetrics, PeerMetrics, SecurityMetrics, WriterMetrics,
 };
 use crate::chain::ChainObserver;
@@ -37,6 +37,8 @@ fn served() -> BTreeSet<String> {
     security.refused("peer", "expired");
     security.days_left("own", 29);
     security.alarm("files", true);
+    ClientMetrics::new(&metrics, &["limits.client.connections_max"]);
+    metrics.memory_bound(1);
     let mut names = names_in(&metrics.encode());
 
     let cita = Metrics::new(1);

@@ -88,12 +88,40 @@ pub(super) fn own_bounds(config: &Config) {
         assert!((1..=1_000_000).contains(&count), "{count}");
     }
     assert!((1..=10_000_000).contains(&queues.pool_transactions_max));
+    clients(config);
     usable_filter(&config.log.filter);
     for (one, other) in [(listen.client, listen.peer), (listen.client, listen.ops), (listen.peer, listen.ops)]
     {
         assert!(one.port() == 0 || one != other, "two listeners at {one}");
     }
     members(config);
+}
+
+fn clients(config: &Config) {
+    let Config { clients, queues, .. } = config;
+    let each = &clients.each;
+    let message = client_message_bytes_max(config) as u64;
+    ordered(&[("a client's message", message), ("client_receive_bytes_max", clients.receive_bytes_max)]);
+    ordered(&[("1", 1), ("client_connections_max", clients.connections_max), ("1000000", 1_000_000)]);
+    ordered(&[("1", 1), ("deliver_streams_max", clients.deliver_streams_max), ("100000", 100_000)]);
+    assert!((100..=3_600_000).contains(&clients.deliver_stall.as_millis()));
+    for (name, one, all) in [
+        ("connections_max", each.connections_max, clients.connections_max),
+        ("deliver_streams_max", each.deliver_streams_max, clients.deliver_streams_max),
+        ("transactions_inflight_max", each.transactions_inflight_max, queues.pool_transactions_max as u64),
+        ("bytes_inflight_max", each.bytes_inflight_max, queues.pool_bytes_max),
+        ("submit_streams_max", each.submit_streams_max, 1_000_000_000),
+        ("calls_inflight_max", each.calls_inflight_max, 1_000_000_000),
+    ] {
+        if let Some(one) = one {
+            ordered(&[("1", 1), (name, one), ("that of all", all)]);
+        }
+    }
+    if let Some(rate) = each.rate {
+        assert!(rate.per_s > 0 && rate.burst > 0, "{rate:?}");
+    }
+    let parts: u128 = config.memory().iter().map(|part| u128::from(part.bytes)).sum();
+    assert_eq!(config.memory_bytes_max(), u64::try_from(parts).unwrap_or(u64::MAX));
 }
 
 fn members(config: &Config) {
