@@ -412,6 +412,9 @@ pub(crate) enum Workload {
     /// Low load: submission to delivery, 20 tx/s or one client after the other
     #[command(visible_alias = "low-load")]
     B3(B3Args),
+    /// More than a chain takes: submit streams at a fixed rate, whatever the answers do
+    #[command(visible_alias = "overload")]
+    B4(B4Args),
 }
 
 /// What every workload needs to know.
@@ -512,6 +515,22 @@ pub(crate) struct B3Args {
     /// Transactions per second of the open loop
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
+}
+
+/// Arguments of `bench b4`.
+#[derive(Debug, Args)]
+pub(crate) struct B4Args {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Transactions per second, over all streams
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub(crate) rate: u32,
+    /// Submit streams, each on its own connection, spread over the nodes
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) streams: u32,
+    /// Transactions per message
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) batch: u32,
 }
 
 /// `250ms`, `5s`, `2m`; more than nothing and at most a day.

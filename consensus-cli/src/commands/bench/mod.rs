@@ -4,7 +4,7 @@
 //! each transaction; ids are 16 bytes that tell run, stream and place ([`TransactionId`]). Operations
 //! count if they end within the measured time, which follows the warm-up.
 //!
-//! The JSON (schema `consensus-cli/bench/1`): `workload` (`b1`, `b2`, `b3`), `target`, `nodes[]`,
+//! The JSON (schema `consensus-cli/bench/1`): `workload` (`b1` to `b4`), `target`, `nodes[]`,
 //! `deliver` (or null), `parameters` (an object, by workload), `blocks` (delivered, or null), `payload_bytes`, `seed`, `measured_ms`,
 //! `operations`, `rate_per_s`, `latency` (of an operation, microseconds), `acknowledgement` (latency from
 //! submission to acknowledgement where that is not the operation, or null), `errors`, `first_error`,
@@ -13,6 +13,7 @@
 //! is 1.
 
 mod low_load;
+mod overload;
 mod stream;
 mod unary;
 
@@ -48,6 +49,7 @@ pub(crate) async fn run(args: BenchArgs, out: &mut dyn Write) -> anyhow::Result<
         Workload::B1(args) => (unary::run(&args).await?, args.load.json),
         Workload::B2(args) => (stream::run(&args).await?, args.load.json),
         Workload::B3(args) => (low_load::run(&args).await?, args.load.json),
+        Workload::B4(args) => (overload::run(&args).await?, args.load.json),
     };
     if as_json {
         json::line(out, &report)?;
