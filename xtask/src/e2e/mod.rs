@@ -44,6 +44,7 @@ Examples:
   cargo xtask e2e --power-cut              all four nodes killed at once
   cargo xtask e2e --input payments.txt     your own transactions, one per line
   cargo xtask e2e certs                    TLS: certificates and CA exchanged under load
+  cargo xtask e2e flood --seconds 15       TLS: a client floods, the others are served
   cargo xtask e2e chaos --quick            every kind of fault once: processes, network, disk
   cargo xtask e2e page                     the status page in Chromium, with pictures
   cargo xtask e2e cita                     the consensus service of a CITA-Cloud chain, all stories
@@ -68,6 +69,8 @@ enum Scenario {
     Mistakes(scenarios::mistakes::Options),
     /// TLS: all certificates and their CA exchanged under load, and each refusal
     Certs(scenarios::certs::Options),
+    /// TLS: one client sends ten times what the cluster can take, and hinders nobody else
+    Flood(scenarios::flood::Options),
     /// Faults of every kind from a seeded schedule: processes, network, disk
     Chaos(chaos::Options),
     /// The status page in a browser without a screen, when all is well and when it is not
@@ -210,6 +213,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(Scenario::Mistakes(options)) => options.no_build,
         Some(Scenario::Page(options)) => options.no_build,
         Some(Scenario::Certs(options)) => options.no_build,
+        Some(Scenario::Flood(options)) => options.no_build,
         Some(Scenario::Chaos(options)) => options.no_build,
         Some(Scenario::Cita(options)) => options.no_build,
         Some(Scenario::Docker(options)) => options.no_build,
@@ -236,6 +240,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(Scenario::Mistakes(options)) => scenarios::mistakes::run(&stage, options),
         Some(Scenario::Page(options)) => scenarios::page::run(&stage, options),
         Some(Scenario::Certs(options)) => scenarios::certs::run(&stage, options),
+        Some(Scenario::Flood(options)) => scenarios::flood::run(&stage, options),
         Some(Scenario::Chaos(options)) => chaos::run(&stage, options),
         Some(Scenario::Cita(options)) => cita::run(&stage, options),
         Some(Scenario::Docker(options)) => docker::run(workspace, &stage, options),

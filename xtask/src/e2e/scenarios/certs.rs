@@ -6,7 +6,6 @@
 //! the caller and in the node's log, and is counted. At last one node is restarted and comes back with nothing
 //! but the new CA.
 
-mod papers;
 mod refusals;
 
 use std::collections::BTreeMap;
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use self::papers::{Authority, Papers};
+use super::papers::{self, Authority, Papers};
 use crate::e2e::Stage;
 use crate::e2e::assertions::judge;
 use crate::e2e::cli::{Block, Cli};

@@ -2,6 +2,8 @@
 
 pub(super) mod certs;
 pub(super) mod default;
+pub(super) mod flood;
 pub(super) mod mistakes;
 pub(super) mod page;
+mod papers;
 pub(super) mod restart;

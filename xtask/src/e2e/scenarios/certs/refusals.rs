@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::papers::Authority;
+use super::super::papers::Authority;
 use super::{PATIENCE, Story};
 use crate::e2e::cli::Cli;
 use crate::e2e::http;
