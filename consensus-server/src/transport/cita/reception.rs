@@ -16,6 +16,7 @@ use super::parts::Key;
 use super::sender::{Led, Peer};
 use super::{BEFORE_LARGE_MAX, Core, LARGE_LETTER_BYTES, Letter, Mail, SWEEP_EVERY, Sink};
 use crate::telemetry::metrics::Refused;
+use crate::transport::wire;
 
 /// A sender of Raft messages that this node's chain listens to.
 struct Admitted {
