@@ -316,8 +316,10 @@ async fn each_stranger_is_turned_away_with_its_reason() {
     // A second one of a kind is only counted, until the node stops.
     turned_away(&Tls::new(client, ours, Some(&expired))).await;
     let path = nodes.servers[0].config().data_dir.join(consensus_core::audit::FILE);
-    nodes.stop().await;
+    let Nodes { servers, data, .. } = nodes;
+    futures_util::future::join_all(servers.into_iter().map(Server::stop)).await;
     let written = std::fs::read_to_string(path).expect("the node has written it");
+    drop(data);
     for (at, reason, lines) in [
         ("client", "no-certificate", 1),
         ("client", "unknown-authority", 2),

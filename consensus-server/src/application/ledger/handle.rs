@@ -409,3 +409,21 @@ fn committed_height(outcome: &Outcome) -> Option<u64> {
         Some(outcome::Outcome::Accepted(_) | outcome::Outcome::Refused(_)) | None => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_with_the_leader_is_bounded_and_what_is_larger_passes_alone() {
+        let counter = AtomicU64::new(0);
+        let held = Held::hold(&counter, 60, 100).expect("room");
+        assert!(Held::hold(&counter, 41, 100).is_none());
+        let rest = Held::hold(&counter, 40, 100).expect("just fits");
+        drop((held, rest));
+        let large = Held::hold(&counter, 500, 100).expect("alone");
+        assert!(Held::hold(&counter, 1, 100).is_none());
+        drop(large);
+        assert_eq!(counter.load(Ordering::Acquire), 0, "all is returned");
+    }
+}

@@ -391,7 +391,10 @@ impl<'a> Story<'a> {
             said.push(format!("connections ({reason}) {}", thousands(refused)));
             ensure!(refused > 0, "no connection was refused as {reason}");
         }
-        self.phases.say(&format!("refused: {}", said.join(", ")));
+        let cut =
+            sum(after, &|node: &Metrics| node.readers_cut) - sum(before, &|node: &Metrics| node.readers_cut);
+        self.phases.say(&format!("refused: {}; {cut} readers cut", said.join(", ")));
+        ensure!(cut >= NODES, "{cut} readers that took nothing were cut, must be at least {NODES}");
         Ok(())
     }
 

@@ -37,6 +37,8 @@ impl Memory {
 pub(super) struct Metrics {
     pub(super) term: u64,
     pub(super) memory_bound: u64,
+    /// Streams of blocks whose readers took nothing.
+    pub(super) readers_cut: u64,
     /// What was refused, by bound.
     pub(super) limits: BTreeMap<String, u64>,
     /// Connections that were refused, by reason.
@@ -58,6 +60,7 @@ impl Metrics {
         Ok(Self {
             term: of("consensus_raft_term")?,
             memory_bound: of("consensus_process_memory_bound_bytes")?,
+            readers_cut: of("consensus_clients_deliver_cut_total")?,
             limits: by_label(text, "consensus_clients_refused_total{", "limit"),
             reasons: by_label(text, "consensus_security_refused_total{", "reason"),
         })
@@ -88,11 +91,12 @@ mod tests {
     #[test]
     fn metrics_are_summed_by_label_and_a_missing_one_is_named() {
         let text = "consensus_raft_term{chain=\"e2e\"} 3\nconsensus_process_memory_bound_bytes 1048576\n\
+                    consensus_clients_deliver_cut_total 5\n\
                     consensus_security_refused_total{at=\"client\",reason=\"limit\"} 4\n\
                     consensus_security_refused_total{at=\"peer\",reason=\"limit\"} 2\n\
                     consensus_clients_refused_total{limit=\"limits.x\"} 7\n";
         let metrics = Metrics::parse(text).expect("whole");
-        assert_eq!((metrics.term, metrics.memory_bound), (3, 1 << 20));
+        assert_eq!((metrics.term, metrics.memory_bound, metrics.readers_cut), (3, 1 << 20, 5));
         assert_eq!((metrics.reasons["limit"], metrics.limits["limits.x"]), (6, 7));
         let error = Metrics::parse("").expect_err("empty").to_string();
         assert!(error.contains("consensus_raft_term"), "{error}");
