@@ -18,7 +18,7 @@ use super::{
     Errors, Generator, Phases, Report, TransactionId, addresses, client_cores, open_delivery, parameters,
     rate,
 };
-use crate::args::{B3Args, Pace};
+use crate::args::bench::{B3Args, Pace};
 use crate::latency::Latencies;
 use crate::remote::{Access, Node, Patience, request};
 

@@ -32,7 +32,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::args::{BenchArgs, LoadArgs, Workload};
+use crate::args::bench::{BenchArgs, LoadArgs, Workload};
 use crate::latency::LatencySummary;
 use crate::output::{Verdict, json, text};
 use crate::remote::{Access, Address, Patience, request};

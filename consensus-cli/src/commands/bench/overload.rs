@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{Errors, Generator, Phases, Report, SETUP_TIMEOUT, addresses, client_cores, parameters, rate};
-use crate::args::B4Args;
+use crate::args::bench::B4Args;
 use crate::latency::Latencies;
 use crate::remote::{Access, Address, Patience};
 

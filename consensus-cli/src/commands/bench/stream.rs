@@ -24,7 +24,7 @@ use super::{
     Errors, Generator, Phases, Report, SETUP_TIMEOUT, TransactionId, addresses, client_cores, open_delivery,
     parameters, rate,
 };
-use crate::args::B2Args;
+use crate::args::bench::B2Args;
 use crate::latency::Latencies;
 use crate::remote::{Access, Address, Patience};
 

@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Errors, Generator, Phases, Report, addresses, client_cores, parameters, rate};
-use crate::args::{B1Args, Target};
+use crate::args::bench::{B1Args, Target};
 use crate::etcd::PutRequest;
 use crate::etcd::kv_client::KvClient;
 use crate::latency::Latencies;

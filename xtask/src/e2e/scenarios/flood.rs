@@ -299,7 +299,13 @@ impl<'a> Story<'a> {
         }
         memory.look(self.cluster.nodes());
         drop(readers);
-        for name in ["small", "large", "crowd"] {
+        self.tell_of_flood(&["small", "large", "crowd"])?;
+        Ok(memory)
+    }
+
+    /// What came of each part, as it tells itself.
+    fn tell_of_flood(&self, names: &[&str]) -> Result<()> {
+        for name in names {
             let path = self.directory.join(format!("{name}.log"));
             let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             let Bench { rate_per_s, parameters } = serde_json::from_str(text.trim())
@@ -313,7 +319,7 @@ impl<'a> Story<'a> {
                 thousands(rate_per_s)
             ));
         }
-        Ok(memory)
+        Ok(())
     }
 
     fn metrics(&self) -> Result<Vec<Metrics>> {
