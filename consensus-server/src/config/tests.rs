@@ -485,6 +485,18 @@ fn the_memory_of_a_node_is_the_sum_of_its_bounds() {
 }
 
 #[test]
+fn the_small_node_of_the_page_on_sizing_takes_what_the_page_says() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let read = |file: &str| std::fs::read_to_string(deploy.join(file)).expect("there");
+    let (page, node) = (read("docs/sizing.md"), read("config/four-nodes/node1.toml"));
+    let (before, rest) = page.split_once("```toml\n").expect("an example");
+    let (bounds, _) = rest.split_once("```").expect("its end");
+    let config = Config::parse(&format!("{node}\n{bounds}"), "node.toml", &deploy).expect("valid");
+    let said = format!("{} MiB with three peers", config.memory_bytes_max().div_ceil(1 << 20));
+    assert!(before.contains(&said), "{said}");
+}
+
+#[test]
 fn traces_need_a_collector_and_their_mistakes_have_lines() {
     let node = "node = { id = 1, cluster = 'a' }\nsecurity = { insecure = true }\n\n";
     let parse = |text: &str| Config::parse(&format!("{node}{text}"), "node.toml", Path::new(""));
