@@ -264,7 +264,9 @@ mod tests {
         let (accepted, remote) = listener.accept().await.expect("connected");
         let opening = Opening::new(Place::Client, refusals, Duration::from_millis(20));
         let mut stream = Stream::new(Inner::Plain(accepted), Caller::uncounted(remote, None), opening);
-        let error = stream.read(&mut [0; 8]).await.expect_err("closed");
+        let mut bytes = [0; 8];
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut bytes)).await;
+        let error = read.expect("in time").expect_err("closed");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let series = "consensus_security_refused_total{at=\"client\",reason=\"silent\"} 1";
         assert!(metrics.encode().contains(series), "{}", metrics.encode());
