@@ -89,23 +89,28 @@ async fn who_submits_too_fast_is_told_the_limit_and_when_to_come_back() {
     let cluster = alone("[limits.client]\ntransactions_per_s = 20\ntransactions_burst = 20\n").await;
     let server = &cluster.servers[0];
     let mut stream = Stream::open(client_channel(server).await).await.expect("opened");
-    assert_eq!(stream.submit("burst", 20).await, None);
+    // More than the bucket holds passes when that is full, and is owed: for five seconds, whatever the machine does.
+    assert_eq!(stream.submit("burst", 100).await, None);
     let refused = stream.submit("more", 10).await.expect("too fast");
     assert_eq!(refused.reason(), Reason::Overloaded);
     assert_eq!(
         refused.message,
         "10 transactions more than this client may send now, limits.client.transactions_per_s is 20"
     );
-    assert!((1..=500).contains(&refused.retry_after_ms), "{refused:?}");
+    assert!((1..=4500).contains(&refused.retry_after_ms), "{refused:?}");
     let request = SubmitRequest { payload: "one".into(), ..Default::default() };
     let status = ordering(server).await.submit(request).await.expect_err("too fast");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("limits.client.transactions_per_s is 20"), "{status}");
     let retry = status.metadata().get("retry-after-ms").and_then(|value| value.to_str().ok()?.parse().ok());
-    assert!(retry.is_some_and(|ms: u64| (1..=500).contains(&ms)), "{status:?}");
+    assert!(retry.is_some_and(|ms: u64| (1..=4500).contains(&ms)), "{status:?}");
     told(server, &refused_series("transactions_per_s", 2)).await;
-    // The stream was not read for as long as it was told to wait: its next frame is served.
-    assert_eq!(stream.submit("later", 10).await, None);
+    // Who does not wait is read more slowly: a second for each refusal.
+    let mut refusals = 0;
+    while stream.submit("later", 10).await.is_some() {
+        refusals += 1;
+        assert!(refusals <= 10, "it is read as fast as before");
+    }
     cluster.stop().await;
 }
 
