@@ -5,3 +5,4 @@ pub(super) mod default;
 pub(super) mod mistakes;
 pub(super) mod page;
 pub(super) mod restart;
+pub(super) mod upgrade;
