@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::workspace::{self, Workspace, spoken, step};
-use crate::{dependencies, e2e, setup, sim, tidy};
+use crate::{dependencies, e2e, room, setup, sim, tidy};
 
 /// What to leave out.
 #[derive(Debug, Args)]
@@ -50,7 +50,10 @@ fn passed(started: Instant, arguments: &Arguments, more: &str, skipped: &[String
 
 /// What was skipped, a line each.
 fn checks(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<String>> {
-    step("setup", || setup::ensure(workspace).map(drop))?;
+    step("setup", || {
+        setup::ensure(workspace)?;
+        room::make(workspace)
+    })?;
     step("format", || workspace::run(workspace.cargo().args(["fmt", "--all", "--check"])))?;
     step("house rules", || tidy::run(workspace))?;
     let skipped = step("dependencies", || dependencies::check(workspace))?;

@@ -10,6 +10,7 @@ mod dependencies;
 mod dist;
 mod e2e;
 mod interrupt;
+mod room;
 mod setup;
 mod sim;
 mod tidy;
