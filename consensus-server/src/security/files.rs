@@ -289,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_key_is_its_owners_alone_unless_root_hands_it_to_the_services_group() {
-        let keeps = |owner, mode, user| Rights { owner, mode: 0o100_000 | mode }.keep_private(user);
+        let keeps =
+            |owner: u32, mode: u32, user: u32| Rights { owner, mode: 0o100_000 | mode }.keep_private(user);
         for mode in [0o600, 0o400] {
             assert!(keeps(1000, mode, 1000) && keeps(ROOT, mode, ROOT), "{mode:o}");
         }

@@ -149,6 +149,10 @@ impl Run<'_> {
             verdict.sent - verdict.acknowledged,
             verdict.sent
         );
+        // Behind the verdict, which knows what its clients have sent.
+        certs::documented_commands(project, &self.directory.join("commands.log"))?;
+        self.phases
+            .say("what the README types works: run --rm client, and consensus-cli in a node's container");
         if self.options.keep { Ok(()) } else { self.verify(project) }
     }
 
@@ -213,11 +217,9 @@ impl Run<'_> {
         }
         self.phases.say("four containers are up and healthy, as user 1000, read-only, without capabilities");
         certs::closed_to_plaintext(&self.cli, &self.address(1)?)?;
-        certs::documented_commands(project, &self.directory.join("commands.log"))?;
         certs::scraped(project, &self.image, &project.network(NETWORK))?;
-        self.phases.say(
-            "mutual TLS: each node has its own key only, plaintext is refused, client and Prometheus have their way",
-        );
+        self.phases
+            .say("mutual TLS: each node has its own key only, plaintext is refused, Prometheus may read");
         Ok(())
     }
 
