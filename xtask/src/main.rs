@@ -6,6 +6,7 @@
 
 mod bench;
 mod ci;
+mod dependencies;
 mod dist;
 mod e2e;
 mod interrupt;

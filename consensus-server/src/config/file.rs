@@ -76,6 +76,8 @@ pub(crate) struct Peer {
     pub(crate) client: Spanned<String>,
     #[serde(default)]
     pub(crate) public_key: Typed<PinsTyped>,
+    #[serde(default)]
+    pub(crate) certificate: Typed<String>,
 }
 
 /// `[raft]`

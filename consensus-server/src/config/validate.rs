@@ -55,7 +55,7 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
     };
     let listen = check.listen(&typed.listen);
     let security = check.security(&typed.security, &typed.listen, listen.ops, base);
-    let members = check.members(typed, node_id, listen);
+    let members = check.members(typed, node_id, listen, base);
     if security.tls.is_some() {
         check.pinned(&typed.peers);
     }
@@ -212,7 +212,7 @@ impl Check {
     }
 
     /// Everybody; without `[[peers]]` this node alone.
-    fn members(&mut self, typed: &File, own: Option<NodeId>, listen: Listen) -> Vec<Member> {
+    fn members(&mut self, typed: &File, own: Option<NodeId>, listen: Listen, base: &Path) -> Vec<Member> {
         if typed.peers.len() > MEMBERS_MAX {
             // Nothing is said of each of them, which might be very many.
             let what = format!("has {} entries, must have at most {MEMBERS_MAX}", typed.peers.len());
@@ -246,7 +246,7 @@ impl Check {
                 node_id,
                 peer_address: peer.peer.as_ref().clone(),
                 client_address: peer.client.as_ref().clone(),
-                public_keys: self.pins(id, &peer.public_key, &mut pins),
+                public_keys: self.public_keys(peer, base, &mut pins),
             };
             if members.insert(node_id, member).is_some() {
                 self.mistake(

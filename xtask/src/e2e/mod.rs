@@ -28,6 +28,7 @@ use clap::{Args, Subcommand};
 pub(crate) use self::chaos::NotCovered;
 use self::cli::Cli;
 pub(crate) use self::report::thousands;
+use self::scenarios::upgrade::Older;
 use crate::interrupt::Interrupt;
 use crate::setup;
 use crate::workspace::{self, Workspace};
@@ -48,7 +49,8 @@ Examples:
   cargo xtask e2e chaos --quick            every kind of fault once: processes, network, disk
   cargo xtask e2e page                     the status page in Chromium, with pictures
   cargo xtask e2e cita                     the consensus service of a CITA-Cloud chain, all stories
-  cargo xtask e2e docker                   the image and the compose file that ship, in containers"
+  cargo xtask e2e docker                   the image and the compose file that ship, in containers
+  cargo xtask e2e upgrade --revision v0.1  a rolling upgrade from that revision to this build, and back"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -79,6 +81,8 @@ enum Scenario {
     Cita(cita::Options),
     /// The image and the compose file as they ship: four containers, killed, cut off and restarted under load
     Docker(docker::Options),
+    /// A rolling upgrade from an older build and back, under load
+    Upgrade(scenarios::upgrade::Options),
 }
 
 /// What every scenario stands on.
@@ -217,6 +221,20 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(Scenario::Chaos(options)) => options.no_build,
         Some(Scenario::Cita(options)) => options.no_build,
         Some(Scenario::Docker(options)) => options.no_build,
+        Some(Scenario::Upgrade(options)) => options.no_build,
+    };
+    // First, because it is built where this build goes too.
+    let older = match &arguments.scenario {
+        Some(Scenario::Upgrade(options)) => match Older::provide(workspace, options)? {
+            Some(older) => Some(older),
+            None => {
+                println!(
+                    "SKIPPED: there is no tag to upgrade from; --revision names one, --from its programs"
+                );
+                return Ok(());
+            }
+        },
+        _ => None,
     };
     let packages: &[&str] = match &arguments.scenario {
         Some(Scenario::Cita(_)) => &["cita-peers"],
@@ -244,6 +262,10 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(Scenario::Chaos(options)) => chaos::run(&stage, options),
         Some(Scenario::Cita(options)) => cita::run(&stage, options),
         Some(Scenario::Docker(options)) => docker::run(workspace, &stage, options),
+        Some(Scenario::Upgrade(options)) => {
+            let older = older.context("an upgrade without an older build ends above")?;
+            scenarios::upgrade::run(&stage, &older, options)
+        }
     }
 }
 

@@ -7,3 +7,4 @@ pub(super) mod mistakes;
 pub(super) mod page;
 mod papers;
 pub(super) mod restart;
+pub(super) mod upgrade;
