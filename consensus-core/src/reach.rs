@@ -224,6 +224,8 @@ mod marks {
         LetterFromAnotherStore,
         /// A leader was heard whose new store this node had not heard of.
         LedByAnUnknownStore,
+        /// A candidate asked from a new store that this node had not heard of.
+        AskedByAnUnknownStore,
         /// Damage that the cluster would not survive was left out.
         AtlasForbidsDamage,
         /// A flipped bit was overwritten or compacted before it was read.

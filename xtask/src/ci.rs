@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::workspace::{self, Workspace, spoken, step};
-use crate::{e2e, setup, sim, tidy};
+use crate::{e2e, room, setup, sim, tidy};
 
 /// What to leave out.
 #[derive(Debug, Args)]
@@ -46,7 +46,10 @@ pub(crate) fn ci(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 }
 
 fn checks(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    step("setup", || setup::ensure(workspace).map(drop))?;
+    step("setup", || {
+        setup::ensure(workspace)?;
+        room::make(workspace)
+    })?;
     step("format", || workspace::run(workspace.cargo().args(["fmt", "--all", "--check"])))?;
     step("house rules", || tidy::run(workspace))?;
     step("lints", || {

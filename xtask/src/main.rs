@@ -9,6 +9,7 @@ mod ci;
 mod dist;
 mod e2e;
 mod interrupt;
+mod room;
 mod setup;
 mod sim;
 mod tidy;

@@ -43,10 +43,6 @@ pub(super) enum Verdict {
 }
 
 /// Whether only a leader says this, whom a majority has elected in the message's term.
-///
-/// A transport that takes a member's messages from the store that its chain admitted takes these from any: a
-/// follower that lags behind the admission of its leader's store would be shut out otherwise, for as long as that
-/// one leads.
 pub fn only_leaders_say(kind: MessageType) -> bool {
     matches!(
         kind,
@@ -55,6 +51,26 @@ pub fn only_leaders_say(kind: MessageType) -> bool {
             | MessageType::MsgSnapshot
             | MessageType::MsgTimeoutNow
     )
+}
+
+/// Whether this asks for a vote, or whether there would be one.
+pub fn asks_for_vote(kind: MessageType) -> bool {
+    matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
+}
+
+/// Whether this answers who has asked for a vote.
+pub fn answers_vote(kind: MessageType) -> bool {
+    matches!(kind, MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse)
+}
+
+/// Whether a transport that takes a member's messages from the store that its chain admitted takes this from any.
+///
+/// A follower that lags behind the admission of its leader's store would be shut out otherwise, for as long as that
+/// one leads; and where its vote is needed, nobody could be elected. Neither promises anything for the sender: that
+/// a candidate's log is as new as the voter's is judged by the `raft` crate, and who has a new store asks for
+/// nothing before the group has admitted it. An answer to a request must go to the very store that asked.
+pub fn any_store_may_say(kind: MessageType) -> bool {
+    only_leaders_say(kind) || asks_for_vote(kind)
 }
 
 /// Judges `message` from the peer that the transport knows as `from`.

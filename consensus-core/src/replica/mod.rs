@@ -45,7 +45,7 @@ mod stories;
 pub use config::{OpenError, ReplicaConfig};
 pub use effect::{CommittedEntry, Effect, Effects, Outcome, Refusal, Report};
 pub use event::{Control, Event, MembershipChange, PeerReport, Proposal};
-pub use gate::only_leaders_say;
+pub use gate::{answers_vote, any_store_may_say, asks_for_vote, only_leaders_say};
 pub use snapshots::SnapshotPolicy;
 pub use status::{PeerProgress, Role, Status};
 
@@ -267,6 +267,12 @@ impl Replica {
         matches!(self.phase, Phase::Running | Phase::CatchingUp { .. })
     }
 
+    /// Whether a snapshot was received that the application does not have yet. Until it is on the disk the crate
+    /// goes by its membership already, and everybody else by the one before: nobody stands meanwhile.
+    fn takes_snapshot(&self) -> bool {
+        matches!(self.phase, Phase::CatchingUp { .. }) || self.raw.snap().is_some()
+    }
+
     /// The only voter must not stand for election while its log is not durable: it would win at once.
     fn must_not_campaign(&self) -> bool {
         self.raw.raft.state != StateRole::Leader
@@ -290,7 +296,7 @@ impl Replica {
             return;
         }
         self.expire_snapshots();
-        if matches!(self.phase, Phase::CatchingUp { .. }) || self.must_not_campaign() {
+        if self.takes_snapshot() || self.must_not_campaign() {
             reach!(SoleVoterWaitedForItsDisk, self.must_not_campaign());
             return;
         }
@@ -387,7 +393,7 @@ impl Replica {
                 return gate::Verdict::Refuse("no membership yet");
             }
         }
-        if matches!(self.phase, Phase::CatchingUp { .. })
+        if self.takes_snapshot()
             && matches!(kind, MessageType::MsgAppend | MessageType::MsgSnapshot | MessageType::MsgTimeoutNow)
         {
             reach!(AppendWhileInstalling);
@@ -488,7 +494,7 @@ impl Replica {
             Control::Campaign => {
                 // The crate itself would let a newcomer stand, to be elected by nobody.
                 let eligible = self.raw.raft.promotable() && !self.must_not_campaign();
-                if eligible && matches!(self.phase, Phase::Running) {
+                if eligible && !self.takes_snapshot() {
                     // The crate logs why it does not stand.
                     let _ = self.raw.campaign();
                     self.pin();

@@ -28,8 +28,7 @@ impl Cluster {
 
     /// The memberships that any node goes by; `None` while a change is under way.
     fn memberships_in_use(&self) -> Option<Vec<ConfState>> {
-        let committed = self.invariants.one_content_per_position.committed();
-        let newest = self.invariants.agreed_membership.settled(committed)?;
+        let newest = self.invariants.agreed_membership.settled()?;
         let asked = |node: &Node| node.running.as_ref().is_some_and(Running::awaits_change);
         if self.nodes.iter().any(asked) {
             return None;

@@ -56,7 +56,10 @@ struct Client {
     submitted_us: u64,
     attempt: u64,
     acknowledged: bool,
+    /// The node that it takes for the leader, or tries next.
     leader: Option<usize>,
+    /// The node that it asked last.
+    asked: usize,
 }
 
 /// All clients.
@@ -81,6 +84,7 @@ impl Clients {
             attempt: 0,
             acknowledged: true,
             leader: None,
+            asked: 0,
         };
         let clients = (0..workload.clients).map(client).collect();
         Self { clients, nodes, workload: workload.clone(), loss, retired: false }
@@ -141,13 +145,14 @@ impl Clients {
         let this = &mut self.clients[client];
         this.attempt += 1;
         let any = this.workload.below(self.nodes) as usize;
+        this.asked = this.leader.unwrap_or(any);
         let latency_us = 50 + this.link.exponential(500);
         let lost = this.link.chance(self.loss);
         Attempt {
             client,
             attempt: this.attempt,
             submission: Submission { client: client as u64, number: this.number, bytes: this.bytes },
-            node: this.leader.unwrap_or(any),
+            node: this.asked,
             arrives_us: (!lost).then_some(now_us + latency_us),
             patience_us: now_us + self.workload.patience_us,
         }
@@ -169,10 +174,11 @@ impl Clients {
         Some(self.submit(client, now_us))
     }
 
-    /// A client's patience ends: it does not believe in its leader any more.
+    /// A client's patience ends: it does not believe in the node any more that it asked, and asks the next one.
     pub fn lose_patience(&mut self, client: usize, attempt: u64, now_us: u64) -> Option<Attempt> {
-        if self.clients[client].attempt == attempt {
-            self.clients[client].leader = None;
+        let this = &mut self.clients[client];
+        if this.attempt == attempt {
+            this.leader = Some((this.asked + 1) % self.nodes as usize);
         }
         self.retry(client, attempt, now_us)
     }
@@ -223,7 +229,7 @@ mod tests {
         let first = clients.begin(0, 10).unwrap();
         assert_eq!(clients.begin(0, 11), None, "one transaction at a time");
         let again = clients.lose_patience(0, first.attempt, 500).unwrap();
-        assert_eq!(again.submission, first.submission);
+        assert_eq!((again.submission, again.node), (first.submission, (first.node + 1) % 4));
         assert_eq!(clients.lose_patience(0, first.attempt, 501), None, "that attempt is over");
         let Next::RetryAt(at_us) = clients.reply(0, 1, 2, Reply::Refused(Some(2)), 600) else {
             panic!("refused")

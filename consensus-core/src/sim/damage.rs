@@ -18,10 +18,11 @@ use crate::reach::reach;
 use crate::storage::memory::DamagedRecord;
 
 /// What can become of a store.
-const KINDS: [&str; 6] = ["flipped entry", IN_USE, "flipped record", "lost end", "older image", "lost store"];
+const KINDS: [&str; 6] =
+    ["flipped entry", FLIPPED_IN_USE, "flipped record", "lost end", "older image", "lost store"];
 
 /// Bits that flip while the store is in use.
-const IN_USE: &str = "flipped entry in use";
+pub(super) const FLIPPED_IN_USE: &str = "flipped entry in use";
 
 /// Entries in a row that are damaged at once: what shares a block of the disk.
 const BLOCK_ENTRIES: u64 = 64;
@@ -57,7 +58,7 @@ impl Cluster {
             return Ok(());
         }
         // A leader reads its log for those that lag behind; hardly anybody else reads.
-        let reader = self.leader().filter(|_| kind == IN_USE);
+        let reader = self.leader().filter(|_| kind == FLIPPED_IN_USE);
         let node = reader.unwrap_or(any);
         if self.nodes[node].refused.is_none() && self.survives_without(1 << node) {
             self.damage(node, kind)?;
@@ -75,7 +76,7 @@ impl Cluster {
 
     /// Something becomes of a node's store.
     fn damage(&mut self, node: usize, kind: &'static str) -> Verdict {
-        if kind == IN_USE {
+        if kind == FLIPPED_IN_USE {
             self.flip_entry(node, kind);
             return Ok(());
         }
@@ -144,7 +145,7 @@ impl Cluster {
 
     /// The directory is gone. Where newcomers can be given the chain, the node begins anew at once; elsewhere its
     /// peers refuse it under its old name.
-    fn lose_store(&mut self, node: usize) -> Verdict {
+    pub(super) fn lose_store(&mut self, node: usize) -> Verdict {
         *self.counters.damages.entry("lost store").or_default() += 1;
         self.note(node, Step::Fault { what: "lost store" });
         match self.swarm.application {
@@ -159,7 +160,8 @@ impl Cluster {
     /// A node that is down gets a new store and starts as a newcomer.
     pub(super) fn begin_anew(&mut self, node: usize) -> Verdict {
         let failed = |why: String| Violation::new("S17 opens what it wrote", why);
-        self.nodes[node].begin_anew().map_err(failed)?;
+        let was_member = !self.invariants.silent_outsiders.is_outside(node);
+        self.nodes[node].begin_anew(was_member).map_err(failed)?;
         self.invariants.begins_anew(node);
         self.note(node, Step::Begin { store: self.nodes[node].store_number });
         self.schedule.after(1_000, Happening::Start(node));
@@ -201,7 +203,7 @@ impl Cluster {
         let state = &mut self.nodes[node];
         let Some(kind) = state.damage.take() else { return Ok(()) };
         if state.disk.store().durable_view(state.chain(), |image| image.is_damaged()) == Some(false)
-            && kind == IN_USE
+            && kind == FLIPPED_IN_USE
         {
             // It was overwritten or compacted before anybody read it.
             reach!(DamageOverwritten);

@@ -307,8 +307,7 @@ impl Cluster {
         *self.counters.crashes.entry(boundary).or_default() += 1;
         self.note(node, Step::Crash { boundary, kept: wreck.kept, lost: wreck.lost });
         self.forget_blocks(node);
-        let committed = self.invariants.one_content_per_position.committed();
-        let changes = self.nodes[node].changes_above(committed);
+        let changes = self.nodes[node].changes_above(self.invariants.agreed_membership.newest());
         self.invariants.agreed_membership.crashes(node, changes);
         let delay_us = 1_000 + self.faults.downtime[node].exponential(self.swarm.faults.downtime_us);
         self.schedule.after(delay_us, Happening::Start(node));

@@ -5,10 +5,10 @@
 //! sender, is dropped before the replica sees it. So nothing that a lost store has promised is counted for
 //! the one that replaced it, however old the message is that arrives.
 //!
-//! What only leaders say is heard from any store: a majority has elected it, and a follower that lags behind the
-//! admission of its leader's store would otherwise be shut out for as long as that one leads.
+//! What only leaders say and requests for votes are heard from any store: a follower that lags behind the admission
+//! of the sender's store would otherwise be shut out for as long as that one leads, or hinder its election.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::application::FIRST_STORE;
 use super::cluster::{Cluster, Happening, Process};
@@ -21,7 +21,9 @@ use super::trace::{MessageDigest, Step};
 use crate::ids::NodeId;
 use crate::reach::reach;
 use crate::replica::eraftpb::MessageType;
-use crate::replica::{Event, Message, PeerReport, only_leaders_say};
+use crate::replica::{
+    Event, Message, PeerReport, answers_vote, any_store_may_say, asks_for_vote, only_leaders_say,
+};
 
 /// Messages that are remembered.
 const MEMORY: usize = 256;
@@ -77,15 +79,6 @@ impl Memory {
     }
 }
 
-/// Whether only leaders say this.
-pub(super) fn is_leaders(message: &Message) -> bool {
-    only_leaders_say(message.get_msg_type())
-}
-
-fn asks_for_vote(message: &Message) -> bool {
-    matches!(message.get_msg_type(), MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
-}
-
 impl Cluster {
     /// The store of a peer that the chain knows, as far as this node has come; 0 if it knows of none.
     pub(super) fn known_store(&self, node: usize, peer: usize) -> u64 {
@@ -98,10 +91,22 @@ impl Cluster {
         running.application.admitted(peer as u64 + 1).max(first)
     }
 
-    /// The store that a node addresses at a peer: the newest that it knows of, or has heard lead.
-    fn addressed_store(&self, node: usize, peer: usize) -> u64 {
-        let led = self.nodes[node].running.as_ref().and_then(|running| running.led_by.get(&peer).copied());
-        self.known_store(node, peer).max(led.unwrap_or(0))
+    /// The store that a node addresses at a peer: the newest that it knows of, or has heard lead. A request for a vote
+    /// is for any, whoever is asked must know by itself that it may not give it; the answer is for the one that asked.
+    fn addressed_store(&self, node: usize, peer: usize, kind: MessageType) -> u64 {
+        let running = self.nodes[node].running.as_ref();
+        let heard = |stores: fn(&Running) -> &BTreeMap<usize, u64>| {
+            running.and_then(|running| stores(running).get(&peer).copied())
+        };
+        if asks_for_vote(kind) {
+            return 0;
+        }
+        if answers_vote(kind)
+            && let Some(asked) = heard(|running| &running.asked_by)
+        {
+            return asked;
+        }
+        self.known_store(node, peer).max(heard(|running| &running.led_by).unwrap_or(0))
     }
 
     /// Sends a message of a node.
@@ -110,8 +115,7 @@ impl Cluster {
         let (from, to) = (sender.node, message.to as usize - 1);
         let snapshot = message.has_snapshot();
         let from_store = self.nodes[from].store_number;
-        // Whoever is asked for a vote must know by itself that it may not give it.
-        let to_store = if asks_for_vote(&message) { 0 } else { self.addressed_store(from, to) };
+        let to_store = self.addressed_store(from, to, message.get_msg_type());
         let letter = Letter { message, sender, from_store, to_store, awaited: snapshot };
         self.memory.see(&letter);
         let fate = self.network.send(now_us, from, to, snapshot);
@@ -150,22 +154,26 @@ impl Cluster {
     pub(super) fn arrive(&mut self, letter: Letter) {
         let Letter { message, sender, from_store, to_store, awaited } = letter;
         let node = message.to as usize - 1;
-        let digest = MessageDigest::of(&message);
+        let (kind, digest) = (message.get_msg_type(), MessageDigest::of(&message));
         let known = self.known_store(node, sender.node);
         let why = if to_store != 0 && to_store != self.nodes[node].store_number {
             reach!(LetterForAStoreThatIsGone);
             Some("for a store that is gone")
-        } else if known != 0 && known != from_store && !is_leaders(&message) {
+        } else if known != 0 && known != from_store && !any_store_may_say(kind) {
             reach!(LetterFromAnotherStore);
             Some("from another store")
         } else {
             None
         };
-        if is_leaders(&message)
-            && let Some(running) = self.nodes[node].running.as_mut()
-        {
-            reach!(LedByAnUnknownStore, known != 0 && known != from_store);
-            running.led_by.insert(sender.node, from_store);
+        if let Some(running) = self.nodes[node].running.as_mut() {
+            let unknown = known != 0 && known != from_store;
+            if only_leaders_say(kind) {
+                reach!(LedByAnUnknownStore, unknown);
+                running.led_by.insert(sender.node, from_store);
+            } else if asks_for_vote(kind) {
+                reach!(AskedByAnUnknownStore, unknown);
+                running.asked_by.insert(sender.node, from_store);
+            }
         }
         let mut arrived = false;
         if let Some(why) = why {

@@ -151,6 +151,10 @@ impl Cluster {
             if self.is_sound(node) {
                 self.damage_at_rest(node)?;
             }
+            if self.is_sound(node) {
+                // There was nothing in it yet that could be damaged.
+                self.lose_store(node)?;
+            }
         }
         self.stands_still = self.is_beyond(&newest);
         Ok(())

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::application::{Application, FIRST_STORE, Submission, Taken};
+use super::damage::FLIPPED_IN_USE;
 use super::disk::Disk;
 use super::image::{EntryDigest, LogImage};
 use super::invariants::{Promises, Verdict, Violation};
@@ -174,6 +175,8 @@ pub struct Running {
     pub membership: ConfState,
     /// By position, the store of each peer that was heard as a leader last.
     pub led_by: BTreeMap<usize, u64>,
+    /// The store from which each peer, by position, last asked for a vote.
+    pub asked_by: BTreeMap<usize, u64>,
     /// Reused between rounds.
     pub effects: Effects,
     persisted: Vec<u64>,
@@ -295,7 +298,7 @@ pub struct Node {
     pub damage: Option<&'static str>,
     /// The application's state, if it keeps it durable by itself.
     pub kept: Option<Bytes>,
-    /// What was durable in the store before this one, whose acknowledgements may still be under way.
+    /// What was durable in its last store that was a member's, whose acknowledgements may still be under way.
     lost: LogImage,
     /// How the disk once was.
     pub former: Option<DiskImage>,
@@ -379,11 +382,12 @@ impl Node {
         })
     }
 
-    /// Sets its store aside and begins a new one, as a newcomer. The node must be down.
+    /// Sets its store aside and begins a new one, as a newcomer. The node must be down. The store of a newcomer
+    /// that was never given the chain leaves nothing behind: the word of the one before it may still be on its way.
     ///
     /// # Errors
     /// The store's.
-    pub fn begin_anew(&mut self) -> Result<(), String> {
+    pub fn begin_anew(&mut self, was_member: bool) -> Result<(), String> {
         assert!(self.running.is_none(), "a store in use is not replaced");
         self.store_number += u64::from(!mutant::is(Mutant::NewStoreUnderOldName));
         self.identity.store_incarnation =
@@ -392,16 +396,25 @@ impl Node {
         store.restore(DiskImage::new());
         let made = store.create_chain(&self.identity, &ConfState::default());
         made.map_err(|error| error.to_string())?;
-        self.lost = self.disk.begin_anew();
+        let lost = self.disk.begin_anew();
+        if was_member {
+            self.lost = lost;
+        }
         (self.refused, self.damage, self.kept, self.former) = (None, None, None, None);
         Ok(())
     }
 
-    /// Whether something was done to its store that it must notice when it reads it.
+    /// Whether something was done to its store that it must notice when it reads it. Flipped bits of a store in use
+    /// may have been overwritten or compacted since.
     pub fn is_damaged(&self) -> bool {
+        let store = self.disk.store();
+        let flips = || {
+            // What was overwritten is back if a crash takes that away before it is durable.
+            store.visible_view(self.chain, ChainImage::is_damaged) == Some(true)
+                || store.durable_view(self.chain, ChainImage::is_damaged) == Some(true)
+        };
         let at_rest = self.running.is_none();
-        let visible = || self.disk.store().visible_view(self.chain, ChainImage::is_damaged);
-        self.damage.is_some() && (at_rest || visible() == Some(true))
+        self.damage.is_some_and(|kind| (at_rest && kind != FLIPPED_IN_USE) || flips())
     }
 
     /// Whether an entry is durable here, or was before the store was lost.
@@ -471,6 +484,7 @@ impl Node {
             hangs_until_us: 0,
             membership,
             led_by: BTreeMap::new(),
+            asked_by: BTreeMap::new(),
             effects: Effects::new(),
             persisted: Vec::new(),
             inbox: VecDeque::new(),

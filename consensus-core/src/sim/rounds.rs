@@ -7,7 +7,6 @@ use super::cluster::{Cluster, Happening, Process, Sight};
 use super::disk::Write;
 use super::image::EntryDigest;
 use super::invariants::{Leader, Seen, Verdict, Violation};
-use super::letters;
 use super::mutant::Mutant;
 use super::node::{Question, Task};
 use super::swarm::Boundary;
@@ -15,7 +14,7 @@ use super::trace::{MessageDigest, Step};
 use crate::ids::{NodeId, Ticket};
 use crate::reach::reach;
 use crate::replica::eraftpb::MessageType;
-use crate::replica::{CommittedEntry, Effect, Message, Outcome, Report, Role};
+use crate::replica::{CommittedEntry, Effect, Message, Outcome, Report, Role, only_leaders_say};
 use crate::storage::{ConfState, EntryKind, LogEntry, WriteBatch};
 
 /// Whether an entry changes the membership.
@@ -211,7 +210,7 @@ impl Cluster {
             if self.sight == Sight::Inside {
                 kept?;
             }
-            if letters::is_leaders(&message) {
+            if only_leaders_say(kind) {
                 let check = &mut self.invariants.one_leader_per_term;
                 check.leads(process.node as u64 + 1, process.incarnation, message.term)?;
             }

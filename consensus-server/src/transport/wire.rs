@@ -5,7 +5,7 @@
 //! that names no message or entry type is an error, since the crate's types cannot hold it.
 
 use bytes::Bytes;
-use consensus_core::replica::{Message, eraftpb, only_leaders_say};
+use consensus_core::replica::{Message, any_store_may_say, asks_for_vote, eraftpb, only_leaders_say};
 use consensus_proto::raft as wire;
 use thiserror::Error;
 
@@ -165,9 +165,19 @@ pub fn is_snapshot(message: &Message) -> bool {
     message.get_msg_type() == eraftpb::MessageType::MsgSnapshot
 }
 
+/// Whether a message is of a kind that is heard from any store; false for what cannot be decoded.
+pub fn is_heard_from_any_store(message: &wire::Message) -> bool {
+    message_type(message.msg_type).is_ok_and(any_store_may_say)
+}
+
 /// Whether a message is of a kind that only leaders send; false for what cannot be decoded.
 pub fn is_leaders(message: &wire::Message) -> bool {
     message_type(message.msg_type).is_ok_and(only_leaders_say)
+}
+
+/// Whether a message asks for a vote; false for what cannot be decoded.
+pub fn is_request_for_vote(message: &wire::Message) -> bool {
+    message_type(message.msg_type).is_ok_and(asks_for_vote)
 }
 
 /// Whether a message carries entries of the log or a snapshot, or stands in their order. The others may overtake

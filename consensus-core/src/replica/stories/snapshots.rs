@@ -84,6 +84,24 @@ fn t22_nothing_disturbs_a_replica_while_a_snapshot_is_on_its_way_to_the_disk() {
 }
 
 #[test]
+fn nobody_stands_while_its_snapshot_waits_for_an_earlier_write() {
+    let mut story = Story::with(2, &members(&[1, 3], &[2]), config());
+    story.peer(append(1, 2, 3, (0, 0), &[(1, 3)], 0));
+    assert_eq!(story.writes.len(), 1, "the snapshot has to wait for this write");
+    receive_snapshot(&mut story);
+    story.ticks(60);
+    story.peer(message(MessageType::MsgTimeoutNow, 1, 2, 3));
+    story.control(1, Control::Campaign);
+    assert_eq!(story.status().learners, [2], "it goes by the membership before");
+    assert_eq!(story.status().role, Role::Follower, "in which it has no vote");
+    story.persist();
+    story.event(Event::SnapshotInstalled { index: 50 });
+    story.persist();
+    story.ticks(60);
+    assert_eq!(story.status().role, Role::PreCandidate, "it is a voter by its snapshot");
+}
+
+#[test]
 fn what_waits_for_the_application_waits_until_it_has_the_snapshot() {
     let mut story = Story::new(2, &[1, 2, 3]);
     story.lead(3);

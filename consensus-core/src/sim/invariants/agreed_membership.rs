@@ -15,7 +15,7 @@ pub struct AgreedMembership {
     /// Committed changes by index, each with the membership that it led to once somebody has told; index 0 stands
     /// for the beginning.
     changes: BTreeMap<u64, Option<ConfState>>,
-    /// Indexes of the changes in each node's log, committed or not, as long as they may be removed again.
+    /// Indexes of the changes in each node's log that nobody has applied yet.
     logs: Vec<Vec<u64>>,
 }
 
@@ -56,9 +56,9 @@ impl AgreedMembership {
     /// A log loses its end from an index on and gains changes at these; entries up to `committed` stay for ever.
     pub fn writes(&mut self, node: usize, from: Option<u64>, changes: &[u64], committed: u64) -> Verdict {
         let log = &mut self.logs[node];
-        log.retain(|index| *index > committed && from.is_none_or(|from| *index < from));
-        log.extend(changes.iter().filter(|index| **index > committed));
-        if log.len() <= 1 {
+        log.retain(|index| !self.changes.contains_key(index) && from.is_none_or(|from| *index < from));
+        log.extend(changes.iter().filter(|index| !self.changes.contains_key(index)));
+        if log.iter().filter(|index| **index > committed).count() <= 1 {
             return Ok(());
         }
         let detail = format!("the log of n{} has changes at {log:?}, committed is {committed}", node + 1);
@@ -70,11 +70,17 @@ impl AgreedMembership {
         self.logs[node] = changes;
     }
 
-    /// The newest membership, if no change is under way anywhere.
-    pub fn settled(&self, committed: u64) -> Option<&ConfState> {
-        let pending = self.logs.iter().flatten().any(|index| *index > committed);
+    /// The newest membership, if no change is under way anywhere: neither one that is not committed nor one that is
+    /// and that nobody has applied yet.
+    pub fn settled(&self) -> Option<&ConfState> {
+        let pending = self.logs.iter().flatten().any(|index| !self.changes.contains_key(index));
         let (_, newest) = self.changes.last_key_value()?;
         newest.as_ref().filter(|_| !pending)
+    }
+
+    /// The newest change that somebody has applied.
+    pub fn newest(&self) -> u64 {
+        self.changes.last_key_value().map_or(0, |(index, _)| *index)
     }
 
     /// The newest membership that is known and the one before it. Until a change is through, what was committed
@@ -102,12 +108,12 @@ mod tests {
         let mut check = AgreedMembership::new(2, &members(&[1, 2], &[]));
         check.stands(0, 4, &members(&[1, 2], &[])).unwrap();
         check.commits(5);
-        assert_eq!(check.settled(5), None, "nobody has told what it led to");
+        assert_eq!(check.settled(), None, "nobody has told what it led to");
         check.stands(0, 6, &members(&[1, 2, 3], &[])).unwrap();
         check.stands(1, 4, &members(&[1, 2], &[])).unwrap();
         check.stands(1, 5, &members(&[1, 2], &[])).expect_err("it has applied the change");
         check.stands(1, 4, &members(&[1, 2, 3], &[])).expect_err("it has not applied the change");
-        assert_eq!(check.settled(5), Some(&members(&[1, 2, 3], &[])));
+        assert_eq!(check.settled(), Some(&members(&[1, 2, 3], &[])));
     }
 
     #[test]
@@ -123,9 +129,27 @@ mod tests {
     fn two_changes_that_are_not_committed_are_a_violation() {
         let mut check = AgreedMembership::new(1, &members(&[1, 2], &[]));
         check.writes(0, None, &[3], 2).unwrap();
-        assert_eq!(check.settled(2), None);
+        assert_eq!(check.settled(), None);
         check.writes(0, Some(3), &[4], 2).unwrap();
         check.writes(0, None, &[6], 4).unwrap();
         check.writes(0, None, &[7], 5).expect_err("6 is not committed");
+    }
+
+    #[test]
+    fn a_change_is_under_way_until_somebody_has_applied_it() {
+        let founders = members(&[1, 2], &[]);
+        let mut check = AgreedMembership::new(2, &founders);
+        check.writes(0, None, &[3], 2).unwrap();
+        check.writes(1, None, &[3], 2).unwrap();
+        check.writes(0, None, &[], 4).unwrap();
+        assert_eq!(check.settled(), None, "it is committed and not applied");
+        check.commits(3);
+        assert_eq!(check.settled(), None, "nobody has told what it led to");
+        check.stands(0, 3, &members(&[1], &[])).unwrap();
+        assert_eq!(check.settled(), Some(&members(&[1], &[])));
+        check.writes(0, None, &[5], 4).unwrap();
+        assert_eq!(check.settled(), None);
+        check.crashes(0, Vec::new());
+        assert_eq!(check.settled(), Some(&members(&[1], &[])), "it was not durable");
     }
 }

@@ -3,9 +3,9 @@
 //! The network carries for whoever is connected to it, so an envelope is believed nothing: it must speak this
 //! version, be meant for this node and store, and be of this chain. Raft messages must come from the very
 //! store that the roster names for their sender, if it does, in this node's group, and be meant for this very
-//! store: a store that was wiped or copied has forgotten its votes. Only what leaders say is heard from any store:
-//! a majority has elected it, perhaps after an admission that this node has not come to yet. Whether it came
-//! before is told in [`super::sessions`]; what Raft messages say is judged by the replica.
+//! store: a store that was wiped or copied has forgotten its votes. Only what leaders say and requests for votes are
+//! heard from any store: it may have been admitted where this node has not come to yet. Whether it came before is
+//! told in [`super::sessions`]; what Raft messages say is judged by the replica.
 
 use std::collections::BTreeMap;
 
@@ -67,8 +67,8 @@ pub(super) fn judge(
 pub(super) enum Trust {
     /// Everything: it is the store that the roster names, or the roster does not have the node.
     Member,
-    /// What only leaders say: the roster names another store, and may be behind.
-    Leader,
+    /// What is heard from any store: the roster names another one, and may be behind.
+    Stranger,
 }
 
 impl Trust {
@@ -77,8 +77,8 @@ impl Trust {
     /// # Errors
     /// Nothing is.
     pub(super) fn sift(self, batch: &mut RaftBatch) -> Result<(), Refused> {
-        if self == Self::Leader {
-            batch.messages.retain(wire::is_leaders);
+        if self == Self::Stranger {
+            batch.messages.retain(wire::is_heard_from_any_store);
             if batch.messages.is_empty() {
                 return Err(Refused::SenderStore);
             }
@@ -101,7 +101,7 @@ pub(super) fn judge_member(
         return Err(Refused::ReceiverStore);
     }
     let known = roster.and_then(|roster| roster.get(&sender.node));
-    Ok(if known.is_none_or(|store| *store == sender.incarnation) { Trust::Member } else { Trust::Leader })
+    Ok(if known.is_none_or(|store| *store == sender.incarnation) { Trust::Member } else { Trust::Stranger })
 }
 
 /// The messages of a batch, if each is from whom the envelope is, for this node, and of a known kind.

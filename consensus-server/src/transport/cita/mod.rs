@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use consensus_core::ids::{NodeId, StoreIncarnation};
-use consensus_core::replica::{Message, PeerReport};
+use consensus_core::replica::{Message, PeerReport, answers_vote};
 use consensus_proto::cita::exchange::{self, Envelope};
 use futures_util::future::BoxFuture;
 use prost::Message as _;
@@ -475,7 +475,11 @@ impl Core {
             .and_then(|node| self.peer(node))
             .and_then(|peer| peer.store(seat, roster).map(|store| (peer, store)));
         match addressed {
-            Some((peer, store)) => peer.push_raft(self, messages, Stamp { seat, to: Some(store) }),
+            Some((peer, store)) => {
+                let asked = peer.heard().asked.unwrap_or(store);
+                let to = |message: &Message| if answers_vote(message.get_msg_type()) { asked } else { store };
+                peer.push_raft(self, messages, |message| Stamp { seat, to: Some(to(message)) });
+            }
             None => self.on_stranger(node, &messages, seat),
         }
     }

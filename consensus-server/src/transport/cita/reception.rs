@@ -16,6 +16,7 @@ use super::parts::Key;
 use super::sender::{Led, Peer};
 use super::{BEFORE_LARGE_MAX, Core, LARGE_LETTER_BYTES, Letter, Mail, SWEEP_EVERY, Sink};
 use crate::telemetry::metrics::Refused;
+use crate::transport::wire;
 
 /// A sender of Raft messages that this node's chain listens to.
 struct Admitted {
@@ -137,11 +138,16 @@ impl Core {
     fn deliver(&self, sender: &Sender, mut batch: RaftBatch) -> Result<(), Refused> {
         let Admitted { trust, chain } = self.judge_member(sender)?;
         trust.sift(&mut batch)?;
+        let leads = trust == Trust::Stranger && batch.messages.iter().any(wire::is_leaders);
+        let asks = batch.messages.iter().any(wire::is_request_for_vote);
         let messages = gate::open(&self.config, sender.node, batch)?;
         let peer = self.book().peers.get(&sender.node).cloned();
         if let Some(peer) = peer {
             peer.series().received_messages.inc_by(messages.len() as u64);
-            if trust == Trust::Leader {
+            if asks {
+                peer.heard().asked = Some(sender.incarnation);
+            }
+            if leads {
                 let admitted = self.member_store(sender.node);
                 peer.heard().led = admitted.map(|admitted| Led { admitted, store: sender.incarnation });
             }

@@ -56,6 +56,8 @@ pub(super) struct Heard {
     pub(super) seat: Option<Seat>,
     /// The store that it led from, if the roster named another one.
     pub(super) led: Option<Led>,
+    /// The store from which it last asked for a vote: the answer is for that one.
+    pub(super) asked: Option<StoreIncarnation>,
 }
 
 /// A leader's store that the roster did not have.
@@ -163,13 +165,14 @@ impl Peer {
         self: &Arc<Self>,
         core: &Arc<Core>,
         messages: impl IntoIterator<Item = Message>,
-        stamp: Stamp,
+        stamp: impl Fn(&Message) -> Stamp,
     ) {
         let mut lost = Lost::default();
         let begin = {
             let mut lanes = self.waiting.lock();
             let stopped = core.stop.is_cancelled();
             for message in messages {
+                let stamp = stamp(&message);
                 let mut cargo = Cargo::default();
                 cargo.add_raft(&message, stamp);
                 let pushed = if stopped {

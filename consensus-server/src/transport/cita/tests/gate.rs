@@ -153,7 +153,11 @@ fn a_changed_roster_takes_effect_at_once() {
 
 /// What node 1 sends to node 2 next is for this store.
 async fn addresses(node: &Node, hub: &Hub, expected: StoreIncarnation) {
-    node.exchange.send(vec![heartbeat(1, 2, 1)]);
+    addresses_in(node, hub, heartbeat(1, 2, 1), expected).await;
+}
+
+async fn addresses_in(node: &Node, hub: &Hub, message: Message, expected: StoreIncarnation) {
+    node.exchange.send(vec![message]);
     let sent = async {
         loop {
             if let Some((_, _, bytes)) = hub.carried().pop() {
@@ -168,7 +172,7 @@ async fn addresses(node: &Node, hub: &Hub, expected: StoreIncarnation) {
 
 #[tokio::test]
 async fn what_only_leaders_say_is_heard_from_any_store_and_answered_there() {
-    use wire::MessageType::{Append, AppendResponse, Heartbeat, RequestVote, Snapshot, TimeoutNow};
+    use wire::MessageType::{Append, AppendResponse, Heartbeat, RequestVoteResponse, Snapshot, TimeoutNow};
     let (node, hub) = alone();
     let other = StoreIncarnation([5; 16]);
     let stray = |sequence, kinds: &[wire::MessageType]| {
@@ -177,19 +181,44 @@ async fn what_only_leaders_say_is_heard_from_any_store_and_answered_there() {
         encode(&stray)
     };
     addresses(&node, &hub, store(2)).await;
-    assert!(!node.exchange.receive(0, stray(1, &[AppendResponse, RequestVote])));
+    assert!(!node.exchange.receive(0, stray(1, &[AppendResponse, RequestVoteResponse])));
     addresses(&node, &hub, store(2)).await;
     for (number, kind) in [Append, Heartbeat, Snapshot, TimeoutNow].into_iter().enumerate() {
         assert!(node.exchange.receive(0, stray(10 + number as u64, &[kind])), "{kind:?}");
     }
     addresses(&node, &hub, other).await;
     node.chain.seen.lock().unwrap().messages.clear();
-    assert!(node.exchange.receive(0, stray(20, &[RequestVote, Heartbeat, AppendResponse])));
+    assert!(node.exchange.receive(0, stray(20, &[RequestVoteResponse, Heartbeat, AppendResponse])));
     let heard: Vec<_> =
         node.chain.seen.lock().unwrap().messages.iter().map(|(_, message)| message.msg_type).collect();
     assert_eq!(heard, [MessageType::MsgHeartbeat], "and nothing else that it says");
     node.exchange.set_roster(Some(BTreeMap::from([(id(2), StoreIncarnation([6; 16]))])));
     addresses(&node, &hub, StoreIncarnation([6; 16])).await;
+}
+
+#[tokio::test]
+async fn a_request_for_a_vote_is_heard_from_any_store_and_its_answer_is_for_that_one() {
+    use wire::MessageType::{AppendResponse, RequestPreVote, RequestVote};
+    let (node, hub) = alone();
+    let other = StoreIncarnation([5; 16]);
+    let answer = |kind| {
+        let mut answer = heartbeat(1, 2, 1);
+        answer.set_msg_type(kind);
+        answer
+    };
+    for (sequence, kind) in [(1, RequestVote), (2, RequestPreVote)] {
+        let mut stray = envelope(5, sequence, batch(&[kind, AppendResponse], sequence));
+        stray.from_incarnation = Bytes::copy_from_slice(&other.0);
+        assert!(node.exchange.receive(0, encode(&stray)));
+        addresses_in(&node, &hub, answer(MessageType::MsgRequestVoteResponse), other).await;
+        addresses_in(&node, &hub, answer(MessageType::MsgRequestPreVoteResponse), other).await;
+        addresses(&node, &hub, store(2)).await;
+    }
+    let heard: Vec<_> =
+        node.chain.seen.lock().unwrap().messages.iter().map(|(_, message)| message.msg_type).collect();
+    assert_eq!(heard, [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote], "and nothing else");
+    assert!(node.exchange.receive(0, encode(&envelope(1, 3, batch(&[RequestVote], 3)))));
+    addresses_in(&node, &hub, answer(MessageType::MsgRequestVoteResponse), store(2)).await;
 }
 
 #[test]
