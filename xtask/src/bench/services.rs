@@ -34,7 +34,7 @@ pub(super) struct Sample {
     /// Processor time of all nodes together, in cores.
     pub(super) node_cores: f64,
     /// The same in seconds, of the whole load.
-    node_seconds: f64,
+    pub(super) node_seconds: f64,
     /// Processor time of all nodes together for each transaction of the whole load, in microseconds.
     pub(super) node_us_per_transaction: f64,
     pub(super) client_cores: f64,

@@ -39,7 +39,7 @@ const ADVICE: [(&str, &str); 130] = [
     ),
     (
         "consensus_raft_first_index",
-        "Rises when old entries are pruned; a peer that needs older ones gets them from another replica or a snapshot.",
+        "Rises when old entries leave the log: on a CITA-Cloud chain at snapshots; the built-in ledger keeps all.",
     ),
     ("consensus_raft_last_index", "With `consensus_raft_commit_index`: what waits for a majority."),
     (

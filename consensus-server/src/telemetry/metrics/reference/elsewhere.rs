@@ -164,6 +164,31 @@ pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
     FABRIC.iter().chain(&PREDECESSOR)
 }
 
+/// What others measure, or people ask for, and how it is known here.
+const NOT_HERE: [(&str, &str); 8] = [
+    (
+        "whether there is a quorum",
+        "`consensus_raft_active_voters > consensus_raft_voters / 2` on the leader; without a quorum there is none",
+    ),
+    ("transactions in a block", "`rate(consensus_ledger_transactions[5m]) / rate(consensus_ledger_height[5m])`"),
+    ("how far an application lags", "`consensus_raft_commit_index - consensus_raft_applied_index`"),
+    (
+        "damaged records found",
+        "`consensus_raft_halted`: a damaged record halts its chain, or keeps the node from starting, with the key in the \
+         log",
+    ),
+    ("a torn end of the write-ahead log", "nothing was acknowledged of it, and the engine does not tell"),
+    (
+        "age of the oldest write that is not durable",
+        "`consensus_raft_unpersisted_rounds` and `consensus_storage_persist_duration_seconds`",
+    ),
+    (
+        "whether the nodes' blocks are equal",
+        "the status page and `consensus-cli status` compare them; a counter could only tell of its own node",
+    ),
+    ("round trips through CITA-Cloud's network service", "it answers for itself and not for the peer"),
+];
+
 /// The second half of the page.
 pub(super) fn page() -> String {
     let mut page = String::from(
@@ -179,6 +204,10 @@ pub(super) fn page() -> String {
             let ours: Vec<String> = ours.iter().map(|name| format!("`{name}`")).collect();
             writeln!(page, "| `{theirs}` | {} | {words} |", ours.join(", ")).expect("a string");
         }
+    }
+    page += "\n## Without a series of its own\n\n| asked for | here |\n|---|---|\n";
+    for (asked, here) in NOT_HERE {
+        writeln!(page, "| {asked} | {here} |").expect("a string");
     }
     page
 }
