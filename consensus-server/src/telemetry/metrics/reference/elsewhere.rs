@@ -170,7 +170,10 @@ const NOT_HERE: [(&str, &str); 8] = [
         "whether there is a quorum",
         "`consensus_raft_active_voters > consensus_raft_voters / 2` on the leader; without a quorum there is none",
     ),
-    ("transactions in a block", "`rate(consensus_ledger_transactions[5m]) / rate(consensus_ledger_height[5m])`"),
+    (
+        "transactions in a block",
+        "`rate(consensus_ledger_transactions[5m]) / rate(consensus_ledger_height[5m])`",
+    ),
     ("how far an application lags", "`consensus_raft_commit_index - consensus_raft_applied_index`"),
     (
         "damaged records found",
