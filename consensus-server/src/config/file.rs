@@ -163,6 +163,7 @@ pub(crate) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Tracing {
     pub(crate) endpoint: Typed<String>,
+    pub(crate) ca: Typed<String>,
     pub(crate) ratio: Typed<f64>,
     pub(crate) service_name: Typed<String>,
 }

@@ -563,6 +563,7 @@ fn traces_need_a_collector_and_their_mistakes_have_lines() {
     let tracing = parse("[tracing]\nendpoint = 'http://collector:4317'\n").expect("valid").tracing;
     let expected = Tracing {
         endpoint: "http://collector:4317".to_owned(),
+        ca: None,
         ratio_ppm: 10_000,
         service_name: "consensus".to_owned(),
     };
@@ -579,6 +580,13 @@ fn traces_need_a_collector_and_their_mistakes_have_lines() {
     ] {
         assert!(mistakes.contains(expected), "{mistakes}");
     }
+    let tls = parse("[tracing]\nendpoint = 'https://c:1'\nca = 'certs/ca.pem'\n").expect("valid").tracing;
+    assert_eq!(tls.and_then(|tracing| tracing.ca).as_deref(), Some(Path::new("certs/ca.pem")));
+    let mistakes = parse("[tracing]\nendpoint = 'http://c:1'\nca = 'ca.pem'\n").expect_err("not TLS");
+    assert!(
+        mistakes.to_string().contains("node.toml:6: tracing.ca is given, must not be with"),
+        "{mistakes}"
+    );
     let mistakes = parse("[tracing]\nratio = 0.5\n").expect_err("no collector").to_string();
     assert!(mistakes.contains("tracing.endpoint is missing"), "{mistakes}");
 }

@@ -39,8 +39,13 @@ use crate::transport::wire;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Forwarded frames in flight on one stream.
 const FRAMES_MAX: usize = 8192;
+/// Answers of one stream that wait: the welcome, those to pings, the reason of the end.
+const ANSWERS_MAX: usize = 8;
 /// How often a line that peers can provoke is written.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Where the answers of one stream go.
+type Answers = mpsc::Sender<Result<PeerWelcome, Status>>;
 
 /// The service of one chain.
 #[derive(Clone, Debug)]
@@ -132,6 +137,7 @@ impl Shared {
         self: Arc<Self>,
         peer: Arc<Peer>,
         mut frames: Streaming<PeerFrame>,
+        answers: &Answers,
     ) -> Result<(), Status> {
         loop {
             let frame = tokio::select! {
@@ -141,10 +147,23 @@ impl Shared {
             match frame.map(|frame| frame.frame) {
                 None => return Ok(()),
                 Some(Some(Frame::Raft(batch))) => self.deliver(&peer, batch.messages),
+                Some(Some(Frame::Ping(number))) => self.pong(answers, number)?,
                 Some(Some(Frame::Hello(_))) => return Err(Status::invalid_argument("a second hello")),
                 Some(None) => return Err(Status::invalid_argument("a frame without content")),
             }
         }
+    }
+
+    /// Answers a ping, unless answers are not taken; the place for the reason of the end stays free.
+    fn pong(&self, answers: &Answers, number: u64) -> Result<(), Status> {
+        if number == 0 {
+            return Err(Status::invalid_argument("a ping without a number"));
+        }
+        if answers.capacity() > 1 {
+            // Whoever asked may have gone.
+            let _ = answers.try_send(Ok(PeerWelcome { pong: number, ..self.handshake.welcome() }));
+        }
+        Ok(())
     }
 
     fn begin(
@@ -185,17 +204,16 @@ impl PeerApi for PeerService {
         let (_, caller, mut frames) = request.into_parts();
         let hello = match first(&mut frames).await?.and_then(|frame| frame.frame) {
             Some(Frame::Hello(hello)) => Some(hello),
-            Some(Frame::Raft(_)) | None => None,
+            Some(Frame::Raft(_) | Frame::Ping(_)) | None => None,
         };
         let peer = self.shared.accept(&caller, hello.as_ref())?;
         tracing::debug!(peer = peer.node_id().get(), "a peer opened its stream");
-        // Room for the welcome and for the reason of the end.
-        let (answers, outgoing) = mpsc::channel(2);
+        let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
         let welcome = Ok(self.shared.handshake.welcome());
         answers.try_send(welcome).map_err(|_| Status::internal("an empty channel takes two answers"))?;
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            if let Err(status) = shared.receive(peer.clone(), frames).await {
+            if let Err(status) = shared.receive(peer.clone(), frames, &answers).await {
                 tracing::debug!(peer = peer.node_id().get(), why = status.message(), "a peer's stream ended");
                 // Nobody may be there to read it.
                 let _ = answers.try_send(Err(status));

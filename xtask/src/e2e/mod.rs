@@ -105,7 +105,7 @@ impl Stage {
     }
 
     /// The same with further packages.
-    fn build_with(
+    pub(crate) fn build_with(
         workspace: &Workspace,
         profile: Profile,
         no_build: bool,

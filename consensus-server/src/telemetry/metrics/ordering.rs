@@ -41,7 +41,11 @@ pub struct OrderingMetrics {
     committed: Counter,
     submit_seconds: Histogram,
     frames_inflight: Gauge,
+    queued: Gauge,
+    in_pipeline: Gauge,
+    forwarded: Gauge,
     deliver_streams: Gauge,
+    deliver_opened: Counter,
     blocks_delivered: Counter,
     height: Gauge,
     transactions: Gauge,
@@ -66,7 +70,21 @@ impl OrderingMetrics {
                 submit_seconds: ordering
                     .seconds("submit_duration_seconds", "From a frame's arrival to its answer"),
                 frames_inflight: ordering.gauge("frames_inflight", "Frames taken and not yet answered"),
+                queued: ordering.gauge(
+                    "queued_transactions",
+                    "Transactions in front of the leader's pipeline; leader only",
+                ),
+                in_pipeline: ordering.gauge(
+                    "pipeline_transactions",
+                    "Transactions in the leader's pipeline, in a block under way or before it; leader only",
+                ),
+                forwarded: ordering.gauge(
+                    "forwarded_transactions",
+                    "Transactions of this node that are with the leader now",
+                ),
                 deliver_streams: ordering.gauge("deliver_streams", "Open streams of blocks"),
+                deliver_opened: ordering
+                    .counter("deliver_streams_opened", "Streams of blocks that were opened"),
                 blocks_delivered: ordering.counter("blocks_delivered", "Blocks written to streams"),
                 height,
                 transactions,
@@ -98,6 +116,7 @@ impl OrderingMetrics {
     /// A stream of blocks was opened.
     pub fn deliver_began(&self) {
         self.deliver_streams.inc();
+        self.deliver_opened.inc();
     }
 
     /// A stream of blocks ended.
@@ -108,6 +127,13 @@ impl OrderingMetrics {
     /// A block was written to a stream.
     pub fn delivered(&self) {
         self.blocks_delivered.inc();
+    }
+
+    /// Transactions that wait on this node: in front of the pipeline, in it, and with the leader.
+    pub fn waiting(&self, queued: usize, in_pipeline: u64, forwarded: usize) {
+        self.queued.set(queued as i64);
+        self.in_pipeline.set(in_pipeline as i64);
+        self.forwarded.set(forwarded as i64);
     }
 
     /// The chain as it is now on this node.
