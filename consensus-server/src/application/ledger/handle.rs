@@ -85,7 +85,7 @@ impl LedgerHandle {
 
     /// Transactions of this node that are with the leader right now.
     pub fn forwarded(&self) -> usize {
-        self.shared.forwarded.load(Ordering::Relaxed)
+        self.shared.forwarded.load(Ordering::Relaxed) as usize
     }
 
     /// Orders transactions, here if this node leads, else by forwarding the frame to the leader. While
