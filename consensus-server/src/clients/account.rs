@@ -414,7 +414,8 @@ mod tests {
             ..Client::default()
         };
         let (_connection, account) = account(each);
-        let take: [(fn(&Arc<Account>) -> Result<Slot, Exceeded>, Limit); 3] = [
+        type Take = fn(&Arc<Account>) -> Result<Slot, Exceeded>;
+        let take: [(Take, Limit); 3] = [
             (|account| account.call(), Limit::Calls),
             (|account| account.submit_stream(), Limit::SubmitStreams),
             (|account| account.deliver_stream(), Limit::DeliverStreams),
