@@ -135,6 +135,61 @@ async fn a_stream_without_a_hello_or_with_nonsense_is_closed_and_the_next_one_is
     cluster.stop().await;
 }
 
+/// What a page of the operations listener holds.
+async fn page(server: &Server, path: &str) -> String {
+    let mut connection = TcpStream::connect(server.config().listen.ops).await.expect("listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.expect("is sent");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.expect("is answered");
+    answer
+}
+
+#[tokio::test]
+async fn a_frame_that_is_no_message_ends_its_stream_and_is_counted_and_an_end_is_not() {
+    use prost::Message as _;
+    use tonic::codegen::Service as _;
+    use tonic::codegen::http::Request;
+
+    let cluster = Cluster::start_without(1, &[2], "").await;
+    let server = &cluster.servers[0];
+    let framed = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).expect("short").to_be_bytes();
+        [&[0][..], &length, bytes].concat()
+    };
+    let counted = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains("messages_malformed_total{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let good = frame(hello(server, 2));
+    let mut client = peer(server).await;
+    assert_eq!(open(&mut client, vec![good.clone()]).await.expect("welcome"), 1);
+    assert_eq!(counted(&page(server, "/metrics").await), [""; 0]);
+
+    let body = [framed(&good.encode_to_vec()), framed(b"\xff\xff\xff")].concat();
+    let request =
+        Request::post(format!("http://{}/consensus.peer.v1.Peer/Messages", server.config().listen.peer))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(tonic::body::Body::new(axum::body::Body::from(body)))
+            .expect("a request");
+    let mut channel = Channel::from_shared(format!("http://{}", server.config().listen.peer))
+        .expect("an address")
+        .connect()
+        .await
+        .expect("listens");
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.expect("is ready");
+    let answer = channel.call(request).await.expect("a welcome");
+    // The answer ends after the count.
+    let answer = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1 << 20).await;
+    drop(answer);
+    let counted = counted(&page(server, "/metrics").await);
+    assert_eq!(counted.len(), 1, "{counted:?}");
+    assert!(counted[0].contains("peer=\"2\"") && counted[0].contains("reason=\"frame\"} 1"), "{counted:?}");
+    assert_eq!(open(&mut client, vec![good]).await.expect("the server lives"), 1);
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn a_ping_is_answered_by_its_number_and_one_without_a_number_ends_the_stream() {
     let cluster = Cluster::start_without(1, &[2], "").await;

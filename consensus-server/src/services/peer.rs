@@ -5,6 +5,7 @@
 //! logged and counted here. Messages are brought into shape and handed to the chain, which never waits:
 //! what it cannot take is dropped and Raft sends it again.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use consensus_proto::raft::Message as WireMessage;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Extensions, Request, Response, Status, Streaming};
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 use super::answer::{Directory, acknowledgement, stopping};
 use super::pump::{Begun, Replies, pump};
@@ -114,22 +115,33 @@ impl Shared {
         for message in messages {
             match wire::decode(message) {
                 Ok(message) => decoded.push(message),
-                Err(error) => self.on_malformed(peer, error),
+                Err(error) => {
+                    let reason = match error {
+                        wire::Error::MessageType(_) => "message-type",
+                        wire::Error::EntryType(_) => "entry-type",
+                    };
+                    self.on_malformed(peer, reason, &error);
+                }
             }
         }
         self.chain.deliver_messages(peer.node_id(), decoded);
     }
 
-    fn on_malformed(&self, peer: &Peer, error: wire::Error) {
-        let reason = match error {
-            wire::Error::MessageType(_) => "message-type",
-            wire::Error::EntryType(_) => "entry-type",
-        };
+    fn on_malformed(&self, peer: &Peer, reason: &'static str, error: &dyn fmt::Display) {
         self.metrics.malformed(peer.node_id(), reason);
         if let Some(held_back) = self.malformed_log.pass() {
             let peer = peer.node_id().get();
-            tracing::warn!(peer, %error, held_back, "message of a peer cannot be decoded, dropped");
+            tracing::warn!(peer, reason, %error, held_back, "message of a peer cannot be decoded, dropped");
         }
+    }
+
+    /// A stream that cannot be read on: a connection that ends is its sender's business, bytes that are no frame or
+    /// no message are not.
+    fn on_broken(&self, peer: &Peer, status: Status) -> Status {
+        if matches!(status.code(), Code::Internal | Code::OutOfRange) {
+            self.on_malformed(peer, "frame", &status.message());
+        }
+        status
     }
 
     /// One stream of messages, until either side ends it.
@@ -142,7 +154,7 @@ impl Shared {
         loop {
             let frame = tokio::select! {
                 () = self.stop.cancelled() => return Err(stopping()),
-                frame = frames.message() => frame?,
+                frame = frames.message() => frame.map_err(|status| self.on_broken(&peer, status))?,
             };
             match frame.map(|frame| frame.frame) {
                 None => return Ok(()),

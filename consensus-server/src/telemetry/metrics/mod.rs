@@ -45,7 +45,7 @@ pub use chain::{ChainMetrics, LeaderChange};
 pub use clients::ClientMetrics;
 pub use controller::ControllerMetrics;
 pub use exchange::{ExchangeMetrics, Refused, Unsent};
-pub use ordering::{Ended, OrderingMetrics};
+pub use ordering::{Ended, FrameInFlight, OrderingMetrics};
 pub use peer::{DropCause, PeerMetrics, PeerSeries};
 pub use security::SecurityMetrics;
 pub use store::StoreMetrics;

@@ -33,6 +33,19 @@ impl Ended {
     }
 }
 
+/// A frame that was taken and not yet answered. Its call may end before that, when its caller goes away.
+#[derive(Debug)]
+#[must_use]
+pub struct FrameInFlight {
+    gauge: Gauge,
+}
+
+impl Drop for FrameInFlight {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
 /// One chain's clients.
 #[derive(Clone, Debug)]
 pub struct OrderingMetrics {
@@ -92,14 +105,14 @@ impl OrderingMetrics {
         })
     }
 
-    /// A frame was taken.
-    pub fn frame_began(&self) {
+    /// A frame was taken. It is in flight until what this returns is dropped.
+    pub fn frame_began(&self) -> FrameInFlight {
         self.frames_inflight.inc();
+        FrameInFlight { gauge: self.frames_inflight.clone() }
     }
 
-    /// A frame was answered, or given up, after `elapsed`.
+    /// A frame was answered after `elapsed`.
     pub fn frame_ended(&self, elapsed: Duration) {
-        self.frames_inflight.dec();
         self.submit_seconds.observe(elapsed.as_secs_f64());
     }
 
@@ -140,5 +153,28 @@ impl OrderingMetrics {
     pub fn tip(&self, height: u64, transactions: u64) {
         self.height.set(height as i64);
         self.transactions.set(transactions as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_in_flight_until_it_is_dropped_whether_it_was_answered_or_not() {
+        let metrics = Metrics::new(1);
+        let ordering = OrderingMetrics::new(&metrics, "main");
+        let inflight = || {
+            let text = metrics.encode();
+            let line = text.lines().find(|line| line.starts_with("consensus_ordering_frames_inflight{"));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<i64>().ok())
+        };
+        let (answered, given_up) = (ordering.frame_began(), ordering.frame_began());
+        assert_eq!(inflight(), Some(2));
+        ordering.frame_ended(Duration::from_millis(1));
+        drop(answered);
+        assert_eq!(inflight(), Some(1));
+        drop(given_up);
+        assert_eq!(inflight(), Some(0));
     }
 }
