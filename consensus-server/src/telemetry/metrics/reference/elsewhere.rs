@@ -28,7 +28,7 @@ const FABRIC: [Row; 47] = [
     row(
         "consensus_etcdraft_snapshot_block_number",
         &["consensus_raft_first_index"],
-        "the ledger is the snapshot: what was pruned ends before the first index",
+        "the ledger keeps every block and needs no snapshot; the log begins there",
     ),
     row("consensus_etcdraft_leader_changes", &["consensus_raft_leader_changes_total"], ""),
     row("consensus_etcdraft_proposal_failures", &["consensus_raft_proposals_failed_total"], "by reason"),
