@@ -346,7 +346,7 @@ pub(crate) struct TipArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) nodes: NodesArgs,
-    /// An unreachable or not ready node is a finding too
+    /// An unreachable or not ready node is a finding too, and so is an alarm
     #[arg(long)]
     pub(crate) all: bool,
 }

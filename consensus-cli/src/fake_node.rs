@@ -5,6 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use consensus_proto::admin::admin_server::{Admin, AdminServer};
+use consensus_proto::admin::{
+    NodeStatus, SetLogFilterReply, SetLogFilterRequest, StatusRequest, TransferLeaderReply,
+    TransferLeaderRequest, VoidBlockReply, VoidBlockRequest,
+};
 use consensus_proto::ordering::ordering_server::{Ordering, OrderingServer};
 use consensus_proto::ordering::{
     Block, DeliverRequest, GetBlockRequest, GetTransactionRequest, Proof, ProveRequest, SubmitBatch,
@@ -32,6 +37,7 @@ pub(crate) struct FakeNode {
     submit: Option<OnSubmit>,
     deliver: Option<OnDeliver>,
     height: Option<u64>,
+    status: Option<NodeStatus>,
 }
 
 impl FakeNode {
@@ -56,13 +62,20 @@ impl FakeNode {
         Self { height: Some(height), ..self }
     }
 
+    /// What it says of itself.
+    pub(crate) fn with_status(self, status: NodeStatus) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
     /// Serves on a free port until the test's runtime ends.
     pub(crate) fn serve(self) -> Address {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         listener.set_nonblocking(true).expect("nonblocking");
         let address = listener.local_addr().expect("bound").to_string().parse().expect("an address");
         let listener = tokio::net::TcpListener::from_std(listener).expect("in a runtime");
-        let server = tonic::transport::Server::builder().add_service(OrderingServer::new(self));
+        let server = tonic::transport::Server::builder()
+            .add_service(AdminServer::new(self.clone()))
+            .add_service(OrderingServer::new(self));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         address
     }
@@ -170,6 +183,32 @@ impl Ordering for FakeNode {
     }
 
     async fn prove(&self, _: Request<ProveRequest>) -> Result<Response<Proof>, Status> {
+        untold()
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for FakeNode {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<NodeStatus>, Status> {
+        let Some(status) = &self.status else { return untold() };
+        Ok(Response::new(status.clone()))
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderReply>, Status> {
+        untold()
+    }
+
+    async fn set_log_filter(
+        &self,
+        _: Request<SetLogFilterRequest>,
+    ) -> Result<Response<SetLogFilterReply>, Status> {
+        untold()
+    }
+
+    async fn void_block(&self, _: Request<VoidBlockRequest>) -> Result<Response<VoidBlockReply>, Status> {
         untold()
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Every call has a deadline; nothing here waits for ever but a stream that the user asked to follow.
 
+mod page;
 mod tls;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use consensus_proto::ordering::ordering_client::OrderingClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+pub(crate) use self::tls::Kind;
 use self::tls::{Connector, Note, Tls};
 use crate::args::certs::TlsArgs;
 
@@ -127,7 +129,10 @@ impl Access {
         let connector = Connector { address: address.clone(), tls: self.tls.clone(), note: note.clone() };
         match address.endpoint(timeout, patience)?.connect_with_connector(connector).await {
             Ok(channel) => Ok(Node { address: address.clone(), channel, note }),
-            Err(error) => Err(anyhow!("{address}: {}", note.heard().unwrap_or_else(|| innermost(&error)))),
+            Err(error) => Err(match note.heard() {
+                Some(heard) => heard.at(address),
+                None => anyhow!("{address}: {}", innermost(&error)),
+            }),
         }
     }
 }
@@ -176,7 +181,7 @@ impl Node {
         let address = &self.address;
         // With a source it is no answer of the node, but what became of the connection.
         match (std::error::Error::source(status), self.note.heard()) {
-            (Some(_), Some(heard)) => anyhow!("{address}: {heard}"),
+            (Some(_), Some(heard)) => heard.at(address),
             (Some(cause), None) if !is_timeout(status) => anyhow!("{address}: {}", innermost(cause)),
             _ => explain(address, status),
         }

@@ -261,3 +261,130 @@ fn files_that_do_not_fit_are_named() {
     let said = world.refused("issue --dir certs --node 3 --host x");
     assert!(said.contains("certs/ca.key is not the key of certs/ca.crt"), "{said}");
 }
+
+/// What a run of `certs set` says it did: the certificates of each state, and the files handed out to each.
+fn set(world: &World, more: &str) -> (Value, Value) {
+    let text = world.fine(&format!(
+        "set --dir certs --nodes 2 --host n{{id}}.example --host pod-{{ordinal}} --host 127.0.0.1 \
+         --client alice=submit,read --client root=admin,read --hand-out out --json {more}"
+    ));
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(document["schema"], "consensus-cli/certs-set/1");
+    (document["certificates"].clone(), document["handed_out"].clone())
+}
+
+/// Those of a state, by name.
+fn names(certificates: &Value, state: &str) -> Vec<String> {
+    let all = certificates.as_array().expect("a list").iter();
+    let of_state = all.filter(|one| one["state"] == state);
+    of_state.map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// The number of files that were handed out.
+fn handed_out(document: &Value) -> usize {
+    let bundles = document.as_array().expect("a list").iter();
+    bundles.map(|bundle| bundle["files"].as_array().expect("a list").len()).sum()
+}
+
+#[test]
+fn a_set_is_complete_after_the_first_run_and_left_alone_by_the_next() {
+    let world = World::new();
+    let (certificates, _) = set(&world, "");
+    assert_eq!(names(&certificates, "made"), ["ca", "node1", "node2", "alice", "root"]);
+    for (node, host) in
+        [("node1", "n1.example"), ("node1", "pod-0"), ("node2", "n2.example"), ("node2", "pod-1")]
+    {
+        world.serves(&format!("{node}.crt"), host).expect(host);
+    }
+    assert!(world.serves("node1.crt", "n2.example").is_err());
+    assert_eq!(world.show("node1.crt")["roles"], serde_json::json!(["read"]), "for a probe");
+    assert_eq!(world.show("root.crt")["roles"], serde_json::json!(["admin"]), "admin may read too");
+    let before = fs::read(world.file("node1.crt")).expect("reads");
+    let (certificates, out) = set(&world, "");
+    assert_eq!(names(&certificates, "kept").len(), 5);
+    assert_eq!(handed_out(&out), 0, "{out}");
+    assert_eq!(fs::read(world.file("node1.crt")).expect("reads"), before);
+}
+
+#[test]
+fn each_machine_gets_its_own_key_the_cas_certificate_and_no_other_key() {
+    let world = World::new();
+    set(&world, "");
+    let files = |name: &str| {
+        let entries = fs::read_dir(world.top.path().join("out").join(name)).expect("is there");
+        let names = entries.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files("node1"), ["ca.crt", "node1.crt", "node2.crt", "tls.crt", "tls.key"]);
+    assert_eq!(files("alice"), ["ca.crt", "tls.crt", "tls.key"]);
+    for (name, own) in [("node2", "node2"), ("alice", "alice")] {
+        let directory = world.top.path().join("out").join(name);
+        for (copy, original) in [("tls.key", format!("{own}.key")), ("tls.crt", format!("{own}.crt"))] {
+            let read = |path: PathBuf| fs::read(path).expect("reads");
+            assert_eq!(read(directory.join(copy)), read(world.file(&original)), "{name} {copy}");
+        }
+        assert_eq!((mode(&directory), mode(&directory.join("tls.key"))), (0o700, 0o600), "{name}");
+    }
+}
+
+#[test]
+fn a_set_renews_what_ends_soon_or_lacks_a_name_or_a_role_and_keeps_the_key() {
+    let world = World::new();
+    set(&world, "");
+    let pin = world.show("node1.crt")["public_key"].clone();
+    let (certificates, out) = set(&world, "--renew-before 366");
+    assert_eq!(names(&certificates, "renewed"), ["node1", "node2", "alice", "root"]);
+    assert_eq!(handed_out(&out), 2 * 3 + 2, "own certificate and both of [[peers]], no key: {out}");
+    assert_eq!(world.show("node1.crt")["public_key"], pin);
+    let (certificates, _) = set(&world, "--host more.example");
+    assert_eq!(names(&certificates, "renewed"), ["node1", "node2"]);
+    world.serves("node1.crt", "more.example").expect("the new name");
+    world.fine("issue --dir certs --client alice --role read --renew");
+    let (certificates, _) = set(&world, "");
+    assert_eq!(names(&certificates, "renewed"), ["alice"], "a role that is asked for");
+}
+
+#[test]
+fn an_interrupted_set_is_completed() {
+    let world = World::new();
+    set(&world, "");
+    // As if the power had gone between the key and its certificate, and before anything was copied.
+    fs::remove_file(world.file("node2.crt")).expect("removes");
+    fs::remove_dir_all(world.top.path().join("out/node2")).expect("removes");
+    let (certificates, out) = set(&world, "");
+    assert_eq!(names(&certificates, "made"), ["node2"]);
+    assert_eq!(handed_out(&out), 5 + 1, "{out}");
+    world.serves("node2.crt", "n2.example").expect("is good");
+    // Without its CA's certificate nothing is worth anything: another CA, for the same keys.
+    fs::remove_file(world.file("ca.crt")).expect("removes");
+    let (certificates, _) = set(&world, "");
+    assert_eq!(names(&certificates, "made"), ["ca"]);
+    assert_eq!(names(&certificates, "renewed").len(), 4);
+    world.serves("node1.crt", "n1.example").expect("of the new CA");
+}
+
+#[test]
+fn handed_out_files_belong_to_whom_is_said() {
+    use std::os::unix::fs::MetadataExt;
+    let world = World::new();
+    let own = fs::metadata(world.top.path()).expect("is there");
+    let (user, group) = (own.uid(), own.gid());
+    set(&world, &format!("--owner {user}:{group}"));
+    let alone = "set --dir more --nodes 1 --host h --client c=read --hand-out more-out";
+    if user != 0 {
+        let said = world.refused(&format!("{alone} --owner {}:{group}", user + 1));
+        assert!(said.contains("giving") && said.contains(&format!("user {}", user + 1)), "{said}");
+        return;
+    }
+    world.fine(&format!("{alone} --owner 1000:1000 --owner c=65534:65533"));
+    for (name, expected) in [("node1", (1000, 1000)), ("c", (65534, 65533))] {
+        for file in ["", "ca.crt", "tls.key", "tls.crt"] {
+            let found = fs::metadata(world.top.path().join("more-out").join(name).join(file)).expect(file);
+            assert_eq!((found.uid(), found.gid()), expected, "{name}/{file}");
+        }
+    }
+    let said = world.refused(&format!("{alone} --owner d=1:1"));
+    assert!(said.contains("the set has no node or client d"), "{said}");
+}

@@ -13,8 +13,12 @@ const RUNS_MAX: usize = 120;
 fn network_classes(scenario: &Scenario) -> usize {
     let network = &scenario.swarm.network;
     let by_chance = [network.loss, network.duplicate].into_iter().filter(|parts| *parts > 0).count();
-    let at_times =
-        [network.partition_every_us, network.replay_every_us, network.clog_every_us, network.garbage_every_us];
+    let at_times = [
+        network.partition_every_us,
+        network.replay_every_us,
+        network.clog_every_us,
+        network.garbage_every_us,
+    ];
     by_chance + at_times.into_iter().flatten().count() + usize::from(network.reorder)
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use consensus_core::error::Class;
 use consensus_core::ids::NodeId;
@@ -107,6 +108,28 @@ fn a_new_directory_is_for_its_owner_alone() {
     assert_eq!(store.path(), path);
     assert!(store.free_bytes().expect("known") > 0);
     assert!(free_bytes(Path::new("/does/not/exist")).is_err());
+}
+
+#[test]
+fn a_report_of_the_store_counts_its_files_and_the_room_that_is_left() {
+    let directory = tempdir().expect("a temporary directory");
+    fill(directory.path(), 4);
+    let store = open(directory.path());
+    let report = store.report().expect("readable");
+    let sizes = |wanted: &dyn Fn(&str) -> bool| -> u64 {
+        let files =
+            fs::read_dir(directory.path().join("db")).expect("there").map(|file| file.expect("readable"));
+        files
+            .filter(|file| wanted(&file.file_name().to_string_lossy()))
+            .map(|file| file.metadata().expect("there").len())
+            .sum()
+    };
+    assert_eq!(report.file_bytes, sizes(&|_| true));
+    assert_eq!(report.wal_bytes, sizes(&|name| name.ends_with(".log")));
+    assert!(report.file_bytes > report.wal_bytes, "{report:?}");
+    assert!((1..=report.capacity_bytes).contains(&report.free_bytes), "{report:?}");
+    assert!(report.level0_files > 0, "opening has brought the log into data files: {report:?}");
+    assert_eq!((report.background_errors, report.stalled), (0, Duration::ZERO), "{report:?}");
 }
 
 #[test]

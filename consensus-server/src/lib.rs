@@ -24,5 +24,6 @@ pub mod ops;
 mod peer_records;
 pub mod security;
 pub mod services;
+mod store_watch;
 pub mod telemetry;
 pub mod transport;

@@ -34,7 +34,9 @@ use crate::security::refusals::Place;
 use crate::security::{self, Security};
 use crate::services::{self, AdminService, OrderingService, PeerService};
 use crate::telemetry::LogControl;
-use crate::telemetry::metrics::{ChainMetrics, Metrics, OrderingMetrics, PeerMetrics, WriterMetrics};
+use crate::telemetry::metrics::{
+    ChainMetrics, Metrics, OrderingMetrics, PeerMetrics, StoreMetrics, WriterMetrics,
+};
 use crate::telemetry::trace::{self, Exporter};
 use crate::transport::Links;
 use crate::transport::book::Book;
@@ -45,6 +47,8 @@ use crate::transport::survey::Survey;
 
 /// The node's part of stopping: leadership, outcomes, the application, the store.
 const NODE_STOP_MAX: Duration = Duration::from_millis(4300);
+/// How often the queues of a ledger are looked at that has no new block.
+const QUEUES_EVERY: Duration = Duration::from_secs(1);
 /// Connections get this long to finish once everything is answered.
 const CONNECTIONS_STOP_MAX: Duration = Duration::from_millis(400);
 
@@ -130,6 +134,7 @@ struct GrpcWiring {
     peer_metrics: PeerMetrics,
     chain_metrics: Arc<ChainMetrics>,
     writer_metrics: WriterMetrics,
+    store_metrics: StoreMetrics,
     made: Mutex<Option<Made>>,
 }
 
@@ -141,6 +146,7 @@ impl GrpcWiring {
             peer_metrics: PeerMetrics::new(metrics, chain_name),
             chain_metrics: Arc::new(ChainMetrics::new(metrics, chain_name).tracing(tracer)),
             writer_metrics: WriterMetrics::new(metrics),
+            store_metrics: StoreMetrics::new(metrics),
             made: Mutex::default(),
             config,
         }
@@ -170,6 +176,10 @@ impl Wiring for GrpcWiring {
         let metrics = self.writer_metrics.clone();
         Box::new(move |round| metrics.wrote(round))
     }
+
+    fn store_metrics(&self) -> Option<StoreMetrics> {
+        Some(self.store_metrics.clone())
+    }
 }
 
 impl Server {
@@ -181,6 +191,9 @@ impl Server {
         let config = Arc::new(config.listening_on(listeners.addresses()?));
         let metrics = Arc::new(Metrics::new(config.node_id.get()));
         metrics.memory_bound(config.memory_bytes_max());
+        metrics.configured(config.digest);
+        metrics.watch_log(log.clone());
+        metrics.watch_runtime();
         let security = Arc::new(Security::new(&config, &metrics)?);
         let chain_name = &config.chain.name;
         let name = config.node_id.to_string();
@@ -212,7 +225,7 @@ impl Server {
         let (clients, rest) = (CancellationToken::new(), CancellationToken::new());
         let (stopping, stop_seen) = watch::channel(false);
         let ordering_metrics = OrderingMetrics::new(&metrics, chain_name);
-        tasks.push(tokio::spawn(follow_tip(ledger.clone(), ordering_metrics.clone(), rest.clone())));
+        tasks.push(tokio::spawn(follow_ledger(ledger.clone(), ordering_metrics.clone(), rest.clone())));
         let ordering = OrderingService::new(ledger.clone(), &config, ordering_metrics, clients.clone());
         let admin = AdminService::new(view.clone(), config.clone(), log.clone(), audit.clone());
         let (router, reporter) = services::client_router(&config, ordering, admin, security.refusals())?;
@@ -270,7 +283,8 @@ impl Server {
         // No new connections, no new frames; what was taken is still answered while the node stops.
         clients.cancel();
         if tokio::time::timeout(NODE_STOP_MAX, node.stop()).await.is_err() {
-            tracing::error!("the node has not stopped within {} ms", NODE_STOP_MAX.as_millis());
+            let bound_ms = NODE_STOP_MAX.as_millis() as u64;
+            tracing::error!(bound_ms, "the node has not stopped in time");
         }
         forwarder.stop();
         streams.stop();
@@ -350,15 +364,16 @@ fn serve_ops(acceptor: Acceptor, ops: http::Ops, stop: CancellationToken) -> Joi
     })
 }
 
-/// Keeps the ledger's gauges.
-async fn follow_tip(ledger: LedgerHandle, metrics: OrderingMetrics, stop: CancellationToken) {
+/// Keeps the ledger's gauges: its tip as it changes, its queues also while it stands still.
+async fn follow_ledger(ledger: LedgerHandle, metrics: OrderingMetrics, stop: CancellationToken) {
     let mut tips = ledger.watch_tip();
     loop {
         let tip = *tips.borrow_and_update();
         metrics.tip(tip.height, tip.transactions);
-        match stop.run_until_cancelled(tips.changed()).await {
-            Some(Ok(())) => {}
-            Some(Err(_)) | None => return,
+        metrics.waiting(ledger.queued(), ledger.in_pipeline(), ledger.forwarded());
+        match stop.run_until_cancelled(tokio::time::timeout(QUEUES_EVERY, tips.changed())).await {
+            Some(Ok(Ok(())) | Err(_)) => {}
+            Some(Ok(Err(_))) | None => return,
         }
     }
 }

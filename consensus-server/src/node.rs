@@ -25,6 +25,8 @@ use tokio::time::timeout;
 use crate::application::ledger::{self, LedgerError, LedgerHandle, LedgerOptions};
 use crate::chain::{self, ChainHandle, ChainObserver, ChainStart, ChainWriter, NodeWriter, RunningChain};
 use crate::peer_records::{self, PeerRecorder};
+use crate::store_watch::StoreWatch;
+use crate::telemetry::metrics::StoreMetrics;
 use crate::telemetry::unix_time_ms;
 use crate::transport::Links;
 
@@ -89,6 +91,11 @@ pub trait Wiring {
     fn on_write(&self) -> Box<dyn Fn(&RoundReport) + Send> {
         Box::new(|_| {})
     }
+
+    /// Where is told how the store stands, if anybody wants to know.
+    fn store_metrics(&self) -> Option<StoreMetrics> {
+        None
+    }
 }
 
 /// Why a node cannot start.
@@ -141,6 +148,7 @@ pub struct Node {
     store: Arc<RocksStore>,
     writer: Arc<NodeWriter>,
     recorder: JoinHandle<()>,
+    watch: Option<StoreWatch>,
 }
 
 /// A running chain of a node.
@@ -178,7 +186,8 @@ impl Node {
         }
         let recorders = chains.values().map(NodeChain::recorder).collect();
         let recorder = tokio::spawn(peer_records::run(recorders));
-        Ok(Self { chains, store, writer, recorder })
+        let watch = wiring.store_metrics().map(|metrics| StoreWatch::start(&store, metrics));
+        Ok(Self { chains, store, writer, recorder, watch })
     }
 
     /// The ids of all chains.
@@ -214,12 +223,15 @@ impl Node {
     /// Stops in order: takes no more submissions, hands leadership over, waits for outcomes, ends the chains,
     /// makes everything durable. Takes at most about four seconds, and an idle follower no time.
     pub async fn stop(self) {
-        let Self { chains, store, writer, recorder } = self;
+        let Self { chains, store, writer, recorder, watch } = self;
         recorder.abort();
         let chains: Vec<NodeChain> = chains.into_values().collect();
         futures_util::future::join_all(chains.into_iter().map(NodeChain::stop)).await;
         // A blocking task that panicked has nothing to tell.
         let _ = tokio::task::spawn_blocking(move || writer.shutdown()).await;
+        if let Some(watch) = watch {
+            watch.stop().await;
+        }
         drop(store);
     }
 }

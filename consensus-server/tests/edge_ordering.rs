@@ -10,7 +10,7 @@ use consensus_proto::ordering::{
     SubmitBatch, SubmitRequest, TipRequest, get_block_request, outcome, submit_reply, transaction_status,
 };
 use consensus_proto::records::Transaction;
-use edge_harness::{alone, ordering, transaction};
+use edge_harness::{alone, metric, ordering, transaction};
 use tonic::{Code, Status};
 
 fn submission(id: &[u8], payload: &[u8]) -> SubmitRequest {
@@ -216,5 +216,37 @@ async fn what_is_in_the_chain_can_be_looked_up_and_proved() {
     }
     let newest = GetBlockRequest { block: Some(get_block_request::Block::Newest(true)) };
     assert_eq!(client.get_block(newest).await.expect("there").into_inner().hash, tip.hash);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_measures_its_disk_its_proposals_its_reads_and_its_readers() {
+    let cluster = alone("").await;
+    let server = &cluster.servers[0];
+    let mut client = ordering(server).await;
+    for n in 0..3 {
+        client.submit(submission(format!("m{n}").as_bytes(), b"x")).await.expect("committed");
+    }
+    server.chain().read_index().await.expect("it leads alone");
+    let mut blocks = client.deliver(DeliverRequest::default()).await.expect("opens").into_inner();
+    blocks.message().await.expect("no error").expect("a block");
+    let ops = server.config().listen.ops;
+    let at_least = async |series: &str, least: f64| {
+        while metric(ops, series).await.is_none_or(|value| value < least) {
+            tokio::task::yield_now().await;
+        }
+    };
+    at_least("consensus_raft_commit_duration_seconds_count{chain=\"main\"}", 3.0).await;
+    at_least("consensus_raft_apply_duration_seconds_count{chain=\"main\"}", 3.0).await;
+    at_least("consensus_raft_reads_total{chain=\"main\"}", 1.0).await;
+    at_least("consensus_ordering_deliver_streams_opened_total{chain=\"main\"}", 1.0).await;
+    at_least("consensus_raft_role{chain=\"main\",role=\"leader\"}", 1.0).await;
+    at_least("consensus_storage_free_bytes", 1.0).await;
+    at_least("consensus_storage_wal_bytes", 1.0).await;
+    at_least("consensus_storage_write_size_bytes_count", 3.0).await;
+    at_least("consensus_runtime_busy_seconds_total", 0.001).await;
+    assert_eq!(metric(ops, "consensus_raft_reads_pending{chain=\"main\"}").await, Some(0.0));
+    let age = metric(ops, "consensus_raft_round_age_seconds{chain=\"main\"}").await.expect("is there");
+    assert!((0.0..60.0).contains(&age), "{age}");
     cluster.stop().await;
 }

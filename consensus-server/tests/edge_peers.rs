@@ -10,7 +10,7 @@ use consensus_proto::peer::{
 };
 use consensus_proto::raft::Message;
 use consensus_server::lifecycle::Server;
-use edge_harness::{Cluster, alone, hello, ordering, peer};
+use edge_harness::{Cluster, alone, hello, metric, ordering, peer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -132,6 +132,112 @@ async fn a_stream_without_a_hello_or_with_nonsense_is_closed_and_the_next_one_is
     answers.message().await.expect("no error").expect("a welcome");
     assert_eq!(answers.message().await.expect_err("ended").message(), "a second hello");
     assert_eq!(open(&mut client, vec![good()]).await.expect("the server lives"), 1);
+    cluster.stop().await;
+}
+
+/// What a page of the operations listener holds.
+async fn page(server: &Server, path: &str) -> String {
+    let mut connection = TcpStream::connect(server.config().listen.ops).await.expect("listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.expect("is sent");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.expect("is answered");
+    answer
+}
+
+#[tokio::test]
+async fn a_frame_that_is_no_message_ends_its_stream_and_is_counted_and_an_end_is_not() {
+    use prost::Message as _;
+    use tonic::codegen::Service as _;
+    use tonic::codegen::http::Request;
+
+    let cluster = Cluster::start_without(1, &[2], "").await;
+    let server = &cluster.servers[0];
+    let framed = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).expect("short").to_be_bytes();
+        [&[0][..], &length, bytes].concat()
+    };
+    let counted = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains("messages_malformed_total{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let good = frame(hello(server, 2));
+    let mut client = peer(server).await;
+    assert_eq!(open(&mut client, vec![good.clone()]).await.expect("welcome"), 1);
+    assert_eq!(counted(&page(server, "/metrics").await), [""; 0]);
+
+    let body = [framed(&good.encode_to_vec()), framed(b"\xff\xff\xff")].concat();
+    let request =
+        Request::post(format!("http://{}/consensus.peer.v1.Peer/Messages", server.config().listen.peer))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(tonic::body::Body::new(axum::body::Body::from(body)))
+            .expect("a request");
+    let mut channel = Channel::from_shared(format!("http://{}", server.config().listen.peer))
+        .expect("an address")
+        .connect()
+        .await
+        .expect("listens");
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.expect("is ready");
+    let answer = channel.call(request).await.expect("a welcome");
+    // The answer ends after the count.
+    let answer = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1 << 20).await;
+    drop(answer);
+    let counted = counted(&page(server, "/metrics").await);
+    assert_eq!(counted.len(), 1, "{counted:?}");
+    assert!(counted[0].contains("peer=\"2\"") && counted[0].contains("reason=\"frame\"} 1"), "{counted:?}");
+    assert_eq!(open(&mut client, vec![good]).await.expect("the server lives"), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_by_its_number_and_one_without_a_number_ends_the_stream() {
+    let cluster = Cluster::start_without(1, &[2], "").await;
+    let server = &cluster.servers[0];
+    let ping = |number| PeerFrame { frame: Some(Frame::Ping(number)) };
+    let frames = [frame(hello(server, 2)), ping(7), ping(u64::MAX), ping(0)];
+    let answers = peer(server).await.messages(futures_util::stream::iter(frames)).await;
+    let mut answers = answers.expect("accepted").into_inner();
+    let welcome = answers.message().await.expect("no error").expect("a welcome");
+    assert!(welcome.answers_pings && welcome.pong == 0, "{welcome:?}");
+    for number in [7, u64::MAX] {
+        assert_eq!(answers.message().await.expect("no error").expect("a pong").pong, number);
+    }
+    assert_eq!(answers.message().await.expect_err("ended").message(), "a ping without a number");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_pings_is_answered_as_far_as_answers_are_taken_and_the_node_lives() {
+    let cluster = Cluster::start_without(1, &[2], "").await;
+    let server = &cluster.servers[0];
+    let pings = (1..=100_000).map(|number| PeerFrame { frame: Some(Frame::Ping(number)) });
+    let frames = std::iter::once(frame(hello(server, 2))).chain(pings);
+    let mut client = peer(server).await;
+    let answers = client.messages(futures_util::stream::iter(frames.collect::<Vec<_>>())).await;
+    let mut answers = answers.expect("accepted").into_inner();
+    let mut last = 0;
+    while let Ok(Some(answer)) = answers.message().await {
+        assert!(answer.pong == 0 || answer.pong > last, "in order, once: {} after {last}", answer.pong);
+        last = answer.pong;
+    }
+    assert!(last > 0);
+    assert_eq!(open(&mut client, vec![frame(hello(server, 2))]).await.expect("the server lives"), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn nodes_measure_the_way_there_and_back_to_each_other() {
+    let cluster = Cluster::start(2, "").await;
+    for (server, peer) in cluster.servers.iter().zip([2, 1]) {
+        let series = format!("consensus_peer_round_trip_seconds_count{{chain=\"main\",peer=\"{peer}\"}}");
+        let ops = server.config().listen.ops;
+        while metric(ops, &series).await.expect("is there from the start") < 2.0 {
+            tokio::task::yield_now().await;
+        }
+        let sum = metric(ops, &series.replace("_count", "_sum")).await.expect("with the count");
+        assert!(sum > 0.0 && sum < 60.0, "{sum} s");
+    }
     cluster.stop().await;
 }
 

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::workspace::{self, Workspace, spoken, step};
-use crate::{e2e, room, setup, sim, tidy};
+use crate::{dependencies, e2e, room, setup, sim, tidy};
 
 /// What to leave out.
 #[derive(Debug, Args)]
@@ -20,38 +20,43 @@ pub(crate) struct Arguments {
     seeds: u32,
 }
 
-/// Format, lints, house rules, tests, doc tests, simulation.
+/// Format, lints, house rules, dependencies, tests, doc tests, simulation.
 pub(crate) fn test(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
-    checks(workspace, arguments)?;
-    println!(
-        "\npassed in {}: format, lints, house rules, tests, doc tests, {} simulated seeds",
-        spoken(started.elapsed()),
-        arguments.seeds
-    );
+    let skipped = checks(workspace, arguments)?;
+    passed(started, arguments, "", &skipped);
     Ok(())
 }
 
 /// [`test`], then a short end-to-end run.
 pub(crate) fn ci(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
-    checks(workspace, arguments)?;
+    let skipped = checks(workspace, arguments)?;
     step("end to end", || e2e::smoke(workspace))?;
-    println!(
-        "\npassed in {}: format, lints, house rules, tests, doc tests, {} simulated seeds, end to end",
-        spoken(started.elapsed()),
-        arguments.seeds
-    );
+    passed(started, arguments, ", end to end", &skipped);
     Ok(())
 }
 
-fn checks(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+fn passed(started: Instant, arguments: &Arguments, more: &str, skipped: &[String]) {
+    println!(
+        "\npassed in {}: format, lints, house rules, dependencies, tests, doc tests, {} simulated seeds{more}",
+        spoken(started.elapsed()),
+        arguments.seeds
+    );
+    for line in skipped {
+        println!("  SKIPPED: {line}");
+    }
+}
+
+/// What was skipped, a line each.
+fn checks(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<String>> {
     step("setup", || {
         setup::ensure(workspace)?;
         room::make(workspace)
     })?;
     step("format", || workspace::run(workspace.cargo().args(["fmt", "--all", "--check"])))?;
     step("house rules", || tidy::run(workspace))?;
+    let skipped = step("dependencies", || dependencies::check(workspace))?;
     step("lints", || {
         let mut command = workspace.cargo();
         command.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
@@ -63,7 +68,8 @@ fn checks(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         command.args(["test", "--quiet", "--workspace", "--doc"]);
         workspace::run(command.args(["--features", workspace::FEATURES]))
     })?;
-    step("simulation", || sim::run_seeds(workspace, arguments.seeds))
+    step("simulation", || sim::run_seeds(workspace, arguments.seeds))?;
+    Ok(skipped)
 }
 
 /// All tests, through nextest where it is installed: it is faster and says which test hangs.

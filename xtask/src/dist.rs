@@ -1,16 +1,19 @@
 //! `cargo xtask dist`: what is handed out, in `dist/` of the build directory.
 //!
-//! Both programs without their symbols, the list of everything that is compiled into them (CycloneDX, where
-//! cargo-cyclonedx is installed), and the SHA-256 sums of all that. With `--image` the container image too,
-//! which is left in the local engine and pushed nowhere. What is missing on this machine is named, not left
-//! out in silence.
+//! Both programs without their symbols, the list of everything that is compiled into them ([`materials`]), and
+//! the SHA-256 sums of all that. With `--image` the container image too, which is left in the local engine and
+//! pushed nowhere. What is missing on this machine is named, not left out in silence. With `--profile dev` all
+//! of it is called so: the directory, the files and the image.
 
-use std::path::{Path, PathBuf};
+mod materials;
+
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
+use self::materials::Graph;
 use crate::e2e::docker::image::{self, SHIPPED};
 use crate::setup;
 use crate::workspace::{self, Workspace, output, step};
@@ -42,12 +45,28 @@ enum DistProfile {
 }
 
 impl DistProfile {
-    /// As cargo has it, and where cargo puts what it builds.
-    fn names(self) -> (&'static str, &'static str) {
+    fn names(self) -> Names {
         match self {
-            Self::Release => ("release", "release"),
-            Self::Dev => ("dev", "debug"),
+            Self::Release => Names { profile: "release", built: "release", mark: "" },
+            Self::Dev => Names { profile: "dev", built: "debug", mark: "-dev" },
         }
+    }
+}
+
+/// What things are called for a profile.
+#[derive(Clone, Copy, Debug)]
+struct Names {
+    /// As cargo has it.
+    profile: &'static str,
+    /// The directory in which cargo puts what it builds.
+    built: &'static str,
+    /// Behind every name of what is not to be handed out.
+    mark: &'static str,
+}
+
+impl Names {
+    fn of(&self, name: &str) -> String {
+        format!("{name}{}", self.mark)
     }
 }
 
@@ -56,28 +75,32 @@ impl DistProfile {
 /// # Errors
 /// When a build or a tool fails; a tool that is not there is named at the end and is no failure.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    let (profile, built) = arguments.profile.names();
+    let names = arguments.profile.names();
     if !arguments.no_build {
-        build(workspace, profile)?;
+        build(workspace, names.profile)?;
     }
     let target = workspace.target()?;
-    let dist = target.join("dist");
+    let built = target.join(names.built);
+    let dist = target.join(names.of("dist"));
     if dist.exists() {
         std::fs::remove_dir_all(&dist).with_context(|| dist.display().to_string())?;
     }
     std::fs::create_dir_all(&dist).with_context(|| dist.display().to_string())?;
     let mut missing = Vec::new();
     for name in SHIPPED {
-        let binary = target.join(built).join(name);
-        if !image::strip(&binary, &dist.join(name))? {
-            missing.push(format!("strip (binutils): {name} has its symbols"));
+        let binary = dist.join(names.of(name));
+        if !image::strip(&built.join(name), &binary)? {
+            missing.push(format!("strip (binutils): {} has its symbols", names.of(name)));
         }
-        smoke(workspace, &dist.join(name))?;
+        smoke(workspace, &binary)?;
     }
-    missing.extend(materials(workspace, &dist)?);
+    step("list of materials", || list_materials(workspace, &dist, &names))?;
     sums(&dist)?;
     if let Some(tag) = &arguments.image {
-        step("image", || container_image(workspace, tag, arguments.base.as_deref(), &dist))?;
+        let tag = names.of(tag);
+        step(&format!("image {tag}"), || {
+            container_image(workspace, &tag, arguments.base.as_deref(), &built)
+        })?;
     }
     println!("\n{}", dist.display());
     for file in files(&dist)? {
@@ -106,54 +129,23 @@ fn smoke(workspace: &Workspace, binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the list of materials of each program; returns what could not be made.
-fn materials(workspace: &Workspace, dist: &Path) -> Result<Option<String>> {
-    if output(workspace.cargo().args(["cyclonedx", "--version"])).is_err() {
-        let how = "cargo-cyclonedx: no list of materials; `cargo install --locked cargo-cyclonedx` brings it";
-        return Ok(Some(how.to_owned()));
-    }
-    step("list of materials", || {
-        for name in SHIPPED {
-            let manifest = workspace.root().join(name).join("Cargo.toml");
-            let mut command = workspace.cargo();
-            command.args(["cyclonedx", "--quiet", "--format", "json", "--all", "--no-build-deps"]);
-            command.args(["--override-filename", "materials", "--manifest-path"]).arg(&manifest);
-            output(&mut command)?;
-            collect(workspace.root(), dist, name)?;
-        }
-        Ok(())
-    })?;
-    Ok(None)
-}
-
-/// The tool writes a file beside each manifest of the workspace; one of them is wanted, none stays.
-fn collect(root: &Path, dist: &Path, name: &str) -> Result<()> {
-    let wanted = root.join(name).join("materials.json");
-    let to = dist.join(format!("{name}.cdx.json"));
-    std::fs::copy(&wanted, &to).with_context(|| wanted.display().to_string())?;
-    for directory in manifest_directories(root)? {
-        let file = directory.join("materials.json");
-        if file.exists() {
-            std::fs::remove_file(&file).with_context(|| file.display().to_string())?;
-        }
+/// Writes the list of materials of each program beside it.
+fn list_materials(workspace: &Workspace, dist: &Path, names: &Names) -> Result<()> {
+    let graph = Graph::read(workspace)?;
+    for name in SHIPPED {
+        let file = names.of(name);
+        let list = graph.materials(name, &sha256(dist, &file)?)?;
+        let text = serde_json::to_string_pretty(&list)? + "\n";
+        let path = dist.join(format!("{file}.cdx.json"));
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
 
-/// The directories of the workspace's packages: those at the top, and one below.
-fn manifest_directories(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![root.to_path_buf()];
-    for _ in 0..2 {
-        for directory in found.clone() {
-            for entry in std::fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
-                let path = entry.with_context(|| directory.display().to_string())?.path();
-                if path.join("Cargo.toml").is_file() && !found.contains(&path) {
-                    found.push(path);
-                }
-            }
-        }
-    }
-    Ok(found)
+/// The SHA-256 of a file in a directory, hexadecimal.
+fn sha256(directory: &Path, name: &str) -> Result<String> {
+    let text = output(Command::new("sha256sum").current_dir(directory).args(["--", name]))?;
+    text.split_whitespace().next().map(str::to_owned).context("sha256sum printed nothing")
 }
 
 /// Writes `SHA256SUMS`, as `sha256sum -c` reads it.
@@ -176,13 +168,14 @@ fn files(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn container_image(workspace: &Workspace, tag: &str, base: Option<&str>, dist: &Path) -> Result<()> {
+/// Of the binaries in a directory, which the image has without their symbols too.
+fn container_image(workspace: &Workspace, tag: &str, base: Option<&str>, built: &Path) -> Result<()> {
     if let Err(error) = output(Command::new("docker").arg("info")) {
         bail!("there is no container engine to build {tag} with: {error:#}");
     }
     let scratch = workspace.target()?.join("dist-image");
     std::fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
-    image::build(workspace.root(), tag, base, dist, &scratch)?;
+    image::build(workspace.root(), tag, base, built, &scratch)?;
     std::fs::remove_dir_all(&scratch).with_context(|| scratch.display().to_string())
 }
 
@@ -207,11 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn the_packages_below_the_top_are_found_too() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let found = manifest_directories(root).expect("are read");
-        for name in ["consensus-server", "xtask/peers"] {
-            assert!(found.contains(&root.join(name)), "{name}");
-        }
+    fn what_is_not_to_be_handed_out_says_so_in_every_name() {
+        assert_eq!(DistProfile::Release.names().of("consensus:1"), "consensus:1");
+        assert_eq!(DistProfile::Dev.names().of("consensus:1"), "consensus:1-dev");
+        assert_eq!(DistProfile::Dev.names().of("dist"), "dist-dev");
     }
 }

@@ -6,8 +6,10 @@
 
 mod bench;
 mod ci;
+mod dependencies;
 mod dist;
 mod e2e;
+mod fuzz;
 mod interrupt;
 mod room;
 mod setup;
@@ -43,6 +45,8 @@ enum Command {
     Tidy,
     /// Runs the simulator: four replicas under one seed, with faults; flags go to `simulate`.
     Sim(sim::Arguments),
+    /// Runs a fuzz target under libFuzzer (takes cargo-fuzz).
+    Fuzz(fuzz::Arguments),
     /// Measures throughput, latency and their ratio to etcd on this machine.
     Bench(bench::Arguments),
     /// Makes what is handed out: stripped programs, their materials and sums, on demand the image.
@@ -70,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Setup => setup::run(&workspace),
         Command::Tidy => tidy::run(&workspace),
         Command::Sim(arguments) => sim::run(&workspace, &arguments),
+        Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Dist(arguments) => dist::run(&workspace, &arguments),
     }

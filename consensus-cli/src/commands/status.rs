@@ -3,8 +3,8 @@
 //! Every node is asked at once. The findings: no leader; two leaders in one term; nodes that name different
 //! leaders in one term; different clusters, chain incarnations or voters at one commit index; a halted
 //! chain; a CITA-Cloud chain that stands still; and different blocks at the height that all of them have
-//! (asked for in a second round). A node that does not answer is shown as such, and is a finding only with
-//! `--all`.
+//! (asked for in a second round). A node that does not answer is shown as such, and so is what a node asks its
+//! operator to see to (`ALARM`); these are findings only with `--all`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -40,6 +40,9 @@ pub(crate) async fn run(args: StatusArgs, out: &mut dyn Write) -> anyhow::Result
             } else if !view.ready {
                 findings.push(format!("{}: not ready: {}", view.address, view.not_ready_reason));
             }
+            findings.extend(
+                view.alarms.iter().map(|alarm| format!("{}: alarm: {}", view.address, text::one_line(alarm))),
+            );
         }
     }
     let verdict =
@@ -102,6 +105,8 @@ struct NodeView {
     validator: Option<String>,
     waits: Option<String>,
     controller: Option<ControllerView>,
+    /// What its operator should see to, a sentence each.
+    alarms: Vec<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -175,6 +180,7 @@ impl NodeView {
                 validator: some(&json::hexadecimal(&status.validator)),
                 waits: some(&status.waits),
                 controller: status.controller.as_ref().map(ControllerView::from),
+                alarms: status.alarms.clone(),
             },
         }
     }
@@ -408,6 +414,12 @@ fn print(out: &mut dyn Write, report: &Report) -> anyhow::Result<()> {
     for error in report.nodes.iter().filter_map(|node| node.error.as_ref()) {
         writeln!(out, "{error}")?;
     }
+    for node in &report.nodes {
+        for alarm in &node.alarms {
+            let alarm = text::one_line(alarm);
+            writeln!(out, "ALARM node {}: {alarm}", node.name(node.node_id))?;
+        }
+    }
     let name = |leader: &Leader| NodeName::new(leader.node_id, columns.controller);
     match (&report.leader, report.compared_at_height) {
         (Some(leader), Some(height)) if report.agree => {
@@ -506,7 +518,11 @@ fn ready(node: &NodeView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::{Cli, Command};
+    use crate::fake_node::FakeNode;
 
     fn node(node_id: u64, role: &str, term: u64, leader_id: u64) -> NodeView {
         let chain = ChainView {
@@ -651,5 +667,57 @@ mod tests {
         let text = String::from_utf8(out).expect("text");
         assert!(text.contains("unreachable\nn3:1: connection refused\n"), "{text}");
         assert!(text.ends_with("node 1 leads in term 5\n"), "{text}");
+    }
+
+    const ALARM: &str = "certificates: the certificate own ends in 6 days";
+
+    /// What is printed of two nodes, of which the second has an alarm.
+    async fn asked(flags: &str) -> (Verdict, String) {
+        let chain = |role: &str| ChainStatus {
+            chain: "main".to_owned(),
+            state: "running".to_owned(),
+            role: role.to_owned(),
+            term: 5,
+            leader_id: 1,
+            voters: vec![1, 2],
+            ..ChainStatus::default()
+        };
+        let status = |node_id: u64, role: &str| NodeStatus {
+            node_id,
+            cluster: "c".to_owned(),
+            ready: true,
+            chains: vec![chain(role)],
+            ..NodeStatus::default()
+        };
+        let first = FakeNode::default().with_status(status(1, "leader")).serve();
+        let alarms = vec![format!("{ALARM}\nsince monday")];
+        let second = FakeNode::default().with_status(NodeStatus { alarms, ..status(2, "follower") }).serve();
+        let line = format!("consensus-cli status --nodes {first},{second} {flags}");
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("parses");
+        let Command::Status(args) = cli.command else { panic!("{line}") };
+        let mut out = Vec::new();
+        let verdict = run(args, &mut out).await.expect("is printed");
+        (verdict, String::from_utf8(out).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn what_a_node_asks_its_operator_to_see_to_is_a_line_and_a_finding_with_all() {
+        let line = format!("ALARM node 2: {ALARM}\\nsince monday\n");
+        let (verdict, text) = asked("").await;
+        assert_eq!(verdict, Verdict::Fine);
+        assert!(text.contains(&line) && text.matches("ALARM").count() == 1, "{text}");
+        assert!(!text.contains("FINDING"), "{text}");
+        let (verdict, text) = asked("--all").await;
+        assert_eq!(verdict, Verdict::Finding);
+        assert!(text.contains(&line) && text.contains(": alarm: certificates"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn alarms_are_lists_in_json_empty_where_there_are_none() {
+        let (_, text) = asked("--json").await;
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(report["nodes"][0]["alarms"], serde_json::json!([]));
+        assert_eq!(report["nodes"][1]["alarms"], serde_json::json!([format!("{ALARM}\nsince monday")]));
+        assert_eq!(report["findings"], serde_json::json!([]));
     }
 }

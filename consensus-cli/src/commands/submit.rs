@@ -2,7 +2,7 @@
 //!
 //! The summary (`--json`, schema `consensus-cli/submit/1`): `client`, `ack`, `ending` (`complete`,
 //! `gave up: …`,
-//! `not allowed: …`, `interrupted`), `sent`, `committed` (duplicates included), `duplicates`, `accepted`,
+//! `not allowed: …`, `wrong protocol: …`, `interrupted`), `sent`, `committed` (duplicates included), `duplicates`, `accepted`,
 //! `refused`, `unacknowledged`, `blank_lines`, `first_height`, `last_height` (null without a commit),
 //! `elapsed_ms` (to the last acknowledgement), `rate_per_s`, `longest_gap_ms` (longest time without a fate learned), `latency`
 //! (microseconds from first sending to acknowledgement), `first_refusal` (`line`, `id`, `message`, or
@@ -32,6 +32,8 @@ use crate::submission::{self, Ending, Fate, Item, Observer, Options};
 
 /// How the ending begins if this user may not submit.
 const NOT_ALLOWED: &str = "not allowed: ";
+/// How it begins if one side speaks TLS and the other does not.
+const WRONG_PROTOCOL: &str = "wrong protocol: ";
 
 /// Runs the command.
 ///
@@ -264,6 +266,7 @@ impl Tally {
                 Ending::Complete => "complete".to_owned(),
                 Ending::GaveUp(trouble) => format!("gave up: {trouble}"),
                 Ending::NotAllowed(what) => format!("{NOT_ALLOWED}{what}"),
+                Ending::WrongProtocol(what) => format!("{WRONG_PROTOCOL}{what}"),
                 Ending::Interrupted => "interrupted".to_owned(),
             },
             sent: self.done() + self.refused + self.unacknowledged,
@@ -421,7 +424,9 @@ fn print_receipt(out: &mut dyn Write, receipt: &Receipt, summary: &Summary) -> a
         }
         ("accepted", _) => writeln!(out, "accepted: id {id}")?,
         ("refused", Some(message)) => writeln!(out, "refused: {message}")?,
-        _ if summary.ending.starts_with(NOT_ALLOWED) => writeln!(out, "{}", summary.ending)?,
+        _ if [NOT_ALLOWED, WRONG_PROTOCOL].iter().any(|start| summary.ending.starts_with(start)) => {
+            writeln!(out, "{}", summary.ending)?;
+        }
         _ => writeln!(out, "no answer ({}): id {id}; submit again under it to make sure", summary.ending)?,
     }
     Ok(())

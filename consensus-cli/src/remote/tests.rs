@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::args::{Cli, Command};
 use crate::fake_node::FakeNode;
+use crate::output::Verdict;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -68,8 +69,8 @@ impl Certificates {
         Access::new(&self.arguments()).expect("the files are fine")
     }
 
-    /// A node at height 7 that lets in whoever `ca` vouches for.
-    async fn serve(&self, ca: &Path) -> Address {
+    /// Lets in whoever `ca` vouches for.
+    fn acceptor(&self, ca: &Path, protocol: &[u8]) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(ca).expect("a certificate")).expect("a CA");
@@ -82,8 +83,13 @@ impl Certificates {
             .with_client_cert_verifier(verifier.build().expect("a verifier"))
             .with_single_cert(chain, key)
             .expect("they belong together");
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        config.alpn_protocols = vec![protocol.to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// A node at height 7 that lets in whoever `ca` vouches for.
+    async fn serve(&self, ca: &Path) -> Address {
+        let acceptor = self.acceptor(ca, b"h2");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound").to_string().parse().expect("an address");
         let (streams, incoming) = tokio::sync::mpsc::channel(8);
@@ -182,6 +188,111 @@ async fn tls_to_a_plaintext_port_is_told_what_to_leave_out() {
     let node = FakeNode::default().at_height(7).serve();
     let said = refusal(&certificates.access(), &node).await;
     assert!(said.contains("no TLS here") && said.contains("leave out --ca"), "{said}");
+}
+
+#[tokio::test]
+async fn a_submission_over_tls_to_a_plaintext_port_ends_at_once() {
+    use crate::submission::{self, Ending, Options, source};
+    let certificates = Certificates::new("127.0.0.1");
+    let options = Options {
+        nodes: vec![FakeNode::default().serve()],
+        access: certificates.access(),
+        acknowledgement: consensus_proto::ordering::Acknowledgement::Committed,
+        window: 1,
+        batch: 1,
+        ordered: false,
+        timeout: 3 * PATIENCE,
+    };
+    let transaction = source::single("id".into(), "payload".into());
+    let mut nobody = Nobody;
+    let submitted = submission::run(options, transaction, &mut nobody);
+    let ending = tokio::time::timeout(PATIENCE, submitted).await.expect("at once").expect("no error");
+    assert!(
+        matches!(&ending, Ending::WrongProtocol(what) if what.contains("speaks no TLS here")),
+        "{ending:?}"
+    );
+}
+
+/// Is told, and does not mind.
+struct Nobody;
+
+impl crate::submission::Observer for Nobody {
+    fn on_fate(
+        &mut self,
+        _: &crate::submission::Item,
+        _: crate::submission::Fate,
+        _: Option<Duration>,
+    ) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn on_round(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn on_read(&mut self, _: u64, _: u64) {}
+
+    fn on_trouble(&mut self, _: &str, _: Option<&Address>) {}
+}
+
+/// A listener for operations that answers each question with what it was asked, once the caller has shown a
+/// certificate of `ca`.
+async fn serve_pages(certificates: &Certificates, ca: &Path) -> Address {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let acceptor = certificates.acceptor(ca, b"http/1.1");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("bound").to_string().parse().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut question = vec![0; 1024];
+            let read = stream.read(&mut question).await.expect("reads");
+            let page = String::from_utf8_lossy(&question[..read]).into_owned();
+            let answer = format!("HTTP/1.1 200 OK\r\n\r\n{page}");
+            stream.write_all(answer.as_bytes()).await.expect("writes");
+            stream.shutdown().await.expect("ends");
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_page_is_asked_for_over_tls_and_what_is_wrong_with_certificates_is_told() {
+    let certificates = Certificates::new("127.0.0.1");
+    let node = serve_pages(&certificates, &certificates.file("ca.crt")).await;
+    let answer = certificates.access().page(&node, "/livez").await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /livez HTTP/1.1"), "{answer}");
+    let error = Access::default().page(&node, "/livez").await.expect_err("refused");
+    assert!(error.to_string().contains("TLS"), "{error}");
+    certificates.expire("alice");
+    let error = certificates.access().page(&node, "/livez").await.expect_err("refused");
+    assert_eq!(Kind::of(&error), Some(Kind::Expired), "{error}");
+    certificates.expire("node1");
+    let node = serve_pages(&certificates, &certificates.file("ca.crt")).await;
+    let error = certificates.access().page(&node, "/livez").await.expect_err("refused");
+    assert_eq!(Kind::of(&error), Some(Kind::Expired), "{error}");
+}
+
+#[tokio::test]
+async fn a_probe_takes_expired_certificates_for_a_sign_of_life_only_if_it_is_told_to() {
+    let certificates = Certificates::new("127.0.0.1");
+    let node = serve_pages(&certificates, &certificates.file("ca.crt")).await;
+    let (dir, out) = (certificates.0.path().display().to_string(), &mut Vec::new());
+    let ask = async |more: &str, out: &mut Vec<u8>| {
+        let line = format!(
+            "consensus-cli health --ops {node} --ca {dir}/ca.crt --cert {dir}/alice.crt --key {dir}/alice.key {more}"
+        );
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("is understood");
+        let Command::Health(args) = cli.command else { panic!("{line}") };
+        crate::commands::health::run(args, out).await
+    };
+    assert_eq!(ask("--ready", out).await.expect("an answer"), Verdict::Fine);
+    certificates.expire("alice");
+    assert!(ask("", out).await.is_err());
+    out.clear();
+    assert_eq!(ask("--accept-expired", out).await.expect("alive"), Verdict::Fine);
+    let said = String::from_utf8_lossy(out);
+    assert!(said.starts_with("alive: ") && said.contains("has expired"), "{said}");
 }
 
 #[test]

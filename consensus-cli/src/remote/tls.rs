@@ -3,6 +3,7 @@
 //! A refused certificate is often told only after the handshake, where it reaches the caller as a broken
 //! HTTP/2 connection. So the wire itself notes what it hears ([`Note`]), and errors are explained from that.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -29,6 +30,25 @@ use crate::commands::certs::refuse_readable_key;
 const ALERT: u8 = 0x15;
 
 const HOW: &str = "--ca, --cert and --key (or CONSENSUS_CA, CONSENSUS_CERT and CONSENSUS_KEY)";
+
+/// What is spoken within TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protocol {
+    /// gRPC.
+    Http2,
+    /// The pages for operations.
+    Http1,
+}
+
+impl Protocol {
+    /// As TLS announces it (RFC 7301).
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http2 => b"h2",
+            Self::Http1 => b"http/1.1",
+        }
+    }
+}
 
 /// The certificates of one user.
 #[derive(Debug)]
@@ -75,8 +95,20 @@ impl Tls {
                 })?
             }
         };
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![Protocol::Http2.name().to_vec()];
         Ok(Some(Self { config: Arc::new(config), ca: ca.clone(), cert: own.map(|(cert, _)| cert.clone()) }))
+    }
+
+    /// For connections of one protocol.
+    fn config(&self, protocol: Protocol) -> Arc<ClientConfig> {
+        match protocol {
+            Protocol::Http2 => self.config.clone(),
+            Protocol::Http1 => {
+                let mut config = ClientConfig::clone(&self.config);
+                config.alpn_protocols = vec![protocol.name().to_vec()];
+                Arc::new(config)
+            }
+        }
     }
 
     /// A failure in words, with what to do about it.
@@ -158,18 +190,78 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
 
 /// The newest thing heard on the wire that explains a failure.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Note(Arc<Mutex<Option<String>>>);
+pub(super) struct Note(Arc<Mutex<Option<Heard>>>);
+
+/// What it says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Heard {
+    words: String,
+    kind: Option<Kind>,
+}
+
+/// What callers tell apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// One side speaks TLS and the other does not, without a doubt: no other try will end otherwise.
+    WrongProtocol,
+    /// The certificate of one side has expired.
+    Expired,
+}
+
+impl Kind {
+    /// Of an error of ours, wherever it came through.
+    pub(crate) fn of(error: &anyhow::Error) -> Option<Self> {
+        error.downcast_ref::<Refusal>().map(|refusal| refusal.kind)
+    }
+
+    fn of_tls(error: &rustls::Error) -> Option<Self> {
+        match error {
+            rustls::Error::InvalidMessage(_) => Some(Self::WrongProtocol),
+            rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => Some(Self::Expired),
+            rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            ) => Some(Self::Expired),
+            _ => None,
+        }
+    }
+}
+
+impl Heard {
+    /// As an error about this address.
+    pub(super) fn at(self, address: &Address) -> anyhow::Error {
+        let what = format!("{address}: {}", self.words);
+        match self.kind {
+            Some(kind) => anyhow::Error::new(Refusal { kind, what }),
+            None => anyhow!(what),
+        }
+    }
+}
 
 impl Note {
-    fn set(&self, words: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    fn set(&self, kind: Option<Kind>, words: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Heard { words, kind });
     }
 
     /// What was heard, if anything.
-    pub(super) fn heard(&self) -> Option<String> {
+    pub(super) fn heard(&self) -> Option<Heard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+/// A connection that did not come about for a reason that callers tell apart.
+#[derive(Debug)]
+struct Refusal {
+    kind: Kind,
+    what: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 /// Opens wires to one node.
 #[derive(Clone, Debug)]
@@ -180,28 +272,29 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    async fn open(self) -> io::Result<TokioIo<Wire>> {
+    pub(super) async fn open(self, protocol: Protocol) -> io::Result<Wire> {
         let (host, port) = self.address.host_and_port();
         let stream = TcpStream::connect((host, port)).await?;
         // Small messages must not wait for acknowledgements.
         stream.set_nodelay(true)?;
         let Some(tls) = self.tls.clone() else {
             let stream = Stream::Plain(stream);
-            return Ok(TokioIo::new(Wire { stream, heard_any: false, connector: self }));
+            return Ok(Wire { stream, heard_any: false, connector: self });
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        match TlsConnector::from(tls.config.clone()).connect(name, stream).await {
+        match TlsConnector::from(tls.config(protocol)).connect(name, stream).await {
             Ok(stream) => {
                 let stream = Stream::Secured(Box::new(stream));
-                Ok(TokioIo::new(Wire { stream, heard_any: true, connector: self }))
+                Ok(Wire { stream, heard_any: true, connector: self })
             }
             Err(error) => {
-                let words = match rustls_error(&error) {
+                let cause = rustls_error(&error);
+                let words = match cause {
                     Some(cause) => tls.explain(cause, host),
                     None if is_end(&error) => "the node ended the TLS handshake without a reason".to_owned(),
                     None => return Err(error),
                 };
-                self.note.set(words.clone());
+                self.note.set(cause.and_then(Kind::of_tls), words.clone());
                 Err(io::Error::other(words))
             }
         }
@@ -227,7 +320,8 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().open())
+        let opening = self.clone().open(Protocol::Http2);
+        Box::pin(async { opening.await.map(TokioIo::new) })
     }
 }
 
@@ -255,15 +349,17 @@ impl Wire {
         match (&self.connector.tls, read) {
             (Some(tls), Err(error)) => {
                 if let Some(cause) = rustls_error(error) {
-                    self.connector.note.set(tls.explain(cause, self.connector.address.host_and_port().0));
+                    let words = tls.explain(cause, self.connector.address.host_and_port().0);
+                    self.connector.note.set(Kind::of_tls(cause), words);
                 }
             }
             (None, _) if !self.heard_any && bytes.first() == Some(&ALERT) => {
-                self.connector.note.set(format!("the node speaks TLS here: give {HOW}"));
+                let words = format!("the node speaks TLS here: give {HOW}");
+                self.connector.note.set(Some(Kind::WrongProtocol), words);
             }
             (None, _) if !self.heard_any && closed => {
                 let words = format!("the node closed the connection at once; if it speaks TLS, give {HOW}");
-                self.connector.note.set(words);
+                self.connector.note.set(None, words);
             }
             _ => {}
         }

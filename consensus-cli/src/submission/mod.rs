@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use self::source::Chunk;
-use crate::remote::{Access, Address, Node, Patience};
+use crate::remote::{Access, Address, Kind, Node, Patience};
 
 /// Payload bytes of one message; a single larger transaction still goes alone.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -109,6 +109,8 @@ pub(crate) enum Ending {
     GaveUp(String),
     /// This user may not submit; what the node said.
     NotAllowed(String),
+    /// All nodes speak TLS and this side does not, or the other way round; what was heard last.
+    WrongProtocol(String),
     /// The user stopped it.
     Interrupted,
 }
@@ -161,11 +163,20 @@ struct Trouble {
     what: String,
     leader: Option<String>,
     retry_after: Duration,
+    /// It passes only if the node is started anew with another configuration.
+    wrong_protocol: bool,
 }
 
 impl Trouble {
     fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), leader: None, retry_after: Duration::ZERO }
+        Self { what: what.into(), leader: None, retry_after: Duration::ZERO, wrong_protocol: false }
+    }
+
+    fn of(error: &anyhow::Error) -> Self {
+        Self {
+            wrong_protocol: Kind::of(error) == Some(Kind::WrongProtocol),
+            ..Self::new(format!("{error:#}"))
+        }
     }
 
     fn from_status(node: &Node, status: &Status) -> Self {
@@ -173,9 +184,9 @@ impl Trouble {
             |key: &str| status.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let retry_after = of("retry-after-ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
         Self {
-            what: format!("{:#}", node.explain(status)),
             leader: of("leader-address"),
             retry_after: Duration::from_millis(retry_after),
+            ..Self::of(&node.explain(status))
         }
     }
 
@@ -187,6 +198,7 @@ impl Trouble {
             what: format!("{address}: {what}"),
             leader: Some(refused.leader_address).filter(|leader| !leader.is_empty()),
             retry_after: Duration::from_millis(u64::from(refused.retry_after_ms)),
+            wrong_protocol: false,
         }
     }
 }
@@ -206,6 +218,8 @@ struct Submitter {
     /// When a fate was last learned, or when there was last nothing to do.
     last_progress: Instant,
     last_trouble: String,
+    /// Sessions in a row that ended because one side speaks TLS and the other does not.
+    wrong_protocols: usize,
     backoff: Duration,
 }
 
@@ -226,6 +240,7 @@ impl Submitter {
             node: 0,
             last_progress: Instant::now(),
             last_trouble: "nothing was tried".to_owned(),
+            wrong_protocols: 0,
             backoff: BACKOFF_MIN,
         }
     }
@@ -238,6 +253,10 @@ impl Submitter {
                 SessionEnd::NotAllowed(what) => return Ok(Ending::NotAllowed(what)),
                 SessionEnd::Trouble(trouble) => trouble,
             };
+            self.wrong_protocols = if trouble.wrong_protocol { self.wrong_protocols + 1 } else { 0 };
+            if self.wrong_protocols == self.options.nodes.len() {
+                return Ok(Ending::WrongProtocol(trouble.what));
+            }
             self.reclaim();
             let last_node = self.node;
             self.choose_node(trouble.leader.as_deref());
@@ -267,7 +286,7 @@ impl Submitter {
         let patience = Patience::among(&self.options.nodes);
         let node = match self.options.access.connect(&address, self.options.timeout, patience).await {
             Ok(node) => node,
-            Err(error) => return Ok(SessionEnd::Trouble(Trouble::new(format!("{error:#}")))),
+            Err(error) => return Ok(SessionEnd::Trouble(Trouble::of(&error))),
         };
         // Every message carries at least one transaction, so a channel of the window's size is never full.
         let (messages, requests) = mpsc::channel(self.options.window);

@@ -7,32 +7,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod damage;
-#[allow(dead_code, reason = "the targets of the core use all of it")]
-#[path = "../../../consensus-core/tests/fuzz/targets/draws.rs"]
-mod draws;
-mod run;
 #[path = "../../../consensus-core/tests/fuzz/seeded.rs"]
 mod seeded;
-mod stores;
+mod targets;
 
 use std::collections::BTreeMap;
 
-use draws::Draws;
-use run::Commands;
-use stores::Store;
-
 #[test]
 fn damaged_directories_are_told_of_and_left_as_they_are() {
-    let stores = Store::all();
-    let commands = Commands::new(&stores);
+    let target = targets::Target::new(env!("CARGO_BIN_EXE_consensus-cli").into());
     let mut codes: BTreeMap<i32, u64> = BTreeMap::new();
     seeded::run("damaged_directories", 60, 160, |bytes| {
-        let mut draws = Draws::new(bytes);
-        let store = &stores[draws.below(stores.len())];
-        let top = store.copy();
-        let damage = damage::damage(&mut draws, &top.path().join("data"));
-        for code in commands.judge(&mut draws, store, top.path(), &damage) {
+        for code in target.run(bytes) {
             *codes.entry(code).or_default() += 1;
         }
     });

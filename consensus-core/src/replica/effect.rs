@@ -154,6 +154,20 @@ impl Refusal {
             Self::Halted => Class::Halt,
         }
     }
+
+    /// The word for labels.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotLeader { .. } => "not-leader",
+            Self::LeadershipLost { .. } => "leadership-lost",
+            Self::Overloaded { .. } => "overloaded",
+            Self::EntrySize { .. } => "entry-size",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Membership(_) => "membership",
+            Self::Transfer(_) => "transfer",
+            Self::Halted => "halted",
+        }
+    }
 }
 
 /// What people or metrics should know.

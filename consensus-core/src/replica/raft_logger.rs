@@ -14,13 +14,15 @@ impl Drain for ToTracing {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, _values: &OwnedKVList) -> Result<(), Never> {
-        let node = self.node;
+        let (node, said) = (self.node, record.msg());
         match record.level() {
-            Level::Critical | Level::Error => tracing::error!(target: TARGET, node, "{}", record.msg()),
-            Level::Warning => tracing::warn!(target: TARGET, node, "{}", record.msg()),
-            Level::Info => tracing::info!(target: TARGET, node, "{}", record.msg()),
-            Level::Debug => tracing::debug!(target: TARGET, node, "{}", record.msg()),
-            Level::Trace => tracing::trace!(target: TARGET, node, "{}", record.msg()),
+            Level::Critical | Level::Error => {
+                tracing::error!(target: TARGET, node, %said, "the raft crate says")
+            }
+            Level::Warning => tracing::warn!(target: TARGET, node, %said, "the raft crate says"),
+            Level::Info => tracing::info!(target: TARGET, node, %said, "the raft crate says"),
+            Level::Debug => tracing::debug!(target: TARGET, node, %said, "the raft crate says"),
+            Level::Trace => tracing::trace!(target: TARGET, node, %said, "the raft crate says"),
         }
         Ok(())
     }

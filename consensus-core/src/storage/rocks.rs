@@ -12,6 +12,7 @@ mod engine;
 mod log_files;
 mod manifest;
 mod read_only;
+mod report;
 mod synced_mark;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ use crate::ids::ChainId;
 
 pub use directory::free_bytes;
 pub use read_only::RocksReader;
+pub use report::StoreReport;
 
 /// Runs of entries up to this length are deleted one by one; a range tombstone slows every later read.
 const SINGLE_DELETES_MAX: u64 = 64;
@@ -153,6 +155,14 @@ impl RocksStore {
     /// The operating system's.
     pub fn free_bytes(&self) -> Result<u64> {
         free_bytes(self.path())
+    }
+
+    /// Room, files and what is put off, for metrics. Asks the operating system, so it may wait for a disk.
+    ///
+    /// # Errors
+    /// The operating system's, or the engine's.
+    pub fn report(&self) -> Result<StoreReport> {
+        report::look(self.path(), &self.engine)
     }
 
     fn writer(&self) -> Result<MutexGuard<'_, Writer>> {

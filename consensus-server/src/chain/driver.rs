@@ -157,7 +157,9 @@ impl Driver {
     /// One round: events, one flush, effects.
     fn round(&mut self, mut waiting: Waiting, passed: Passed) -> Next {
         let started = Instant::now();
-        let mut stats = RoundStats { left: waiting.left, ..RoundStats::default() };
+        let mut stats =
+            RoundStats { left: waiting.left, ticks_skipped: passed.skipped, ..RoundStats::default() };
+        self.performer.latency().round(started);
         let stop = std::mem::take(&mut waiting.stop);
         if let Some(reason) = waiting.failure.take() {
             refuse(waiting, &Refusal::Halted);
@@ -283,9 +285,11 @@ fn handle_all(
     }
     if let Some(index) = waiting.snapshot_installed {
         performer.traces().replaced(index);
+        performer.latency().installed();
         handle(Event::SnapshotInstalled { index });
     }
     if let Some((index, data)) = waiting.snapshot_built {
+        performer.latency().built(data.is_some());
         handle(Event::SnapshotBuilt { index, data });
     }
     for (from, message) in waiting.messages {
@@ -297,10 +301,12 @@ fn handle_all(
         handle(Event::PeerMessage { from, message });
     }
     for (peer, report) in waiting.reports {
+        performer.peer_report(peer, report);
         handle(Event::PeerReport { peer, report });
     }
     if !waiting.proposals.is_empty() {
         stats.proposals = waiting.proposals.len();
+        performer.latency().proposed(&waiting.proposals);
         handle(Event::Propose { proposals: waiting.proposals });
     }
     if !waiting.reads.is_empty() {

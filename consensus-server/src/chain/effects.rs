@@ -8,13 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use consensus_core::ids::{NodeId, Ticket};
-use consensus_core::replica::{Effect, Effects, Message, Outcome, Refusal, Report};
+use consensus_core::replica::{Effect, Effects, Message, Outcome, PeerReport, Refusal, Report};
 use consensus_core::storage::WriteBatch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::handle::ChainHandle;
 use super::inbox::{ControlAnswer, ReadAnswer};
+use super::latency::Latency;
 use super::observer::{ChainObserver, PersistStats, RoundStats};
 use super::writer::ChainWriter;
 use crate::application::{ApplicationEvent, ApplicationSender};
@@ -45,6 +46,7 @@ pub(super) struct Performer {
     writer: ChainWriter,
     application: ApplicationSender,
     observer: Arc<dyn ChainObserver>,
+    latency: Latency,
     askers: HashMap<Ticket, Asker>,
     /// Synced writes under way, as (number, handed over at); bounded by the replica's limit of rounds.
     under_way: VecDeque<(u64, Instant)>,
@@ -64,6 +66,7 @@ impl Performer {
             transport,
             writer,
             application,
+            latency: Latency::new(observer.clone()),
             observer,
             askers: HashMap::new(),
             under_way: VecDeque::new(),
@@ -76,8 +79,19 @@ impl Performer {
         self.handle.traces()
     }
 
+    /// What measures how long things take.
+    pub(super) fn latency(&mut self) -> &mut Latency {
+        &mut self.latency
+    }
+
+    /// The transport says this of a peer.
+    pub(super) fn peer_report(&self, peer: NodeId, report: PeerReport) {
+        self.observer.peer_report(peer, report);
+    }
+
     /// A ticket for all reads of a round.
     pub(super) fn expect_reads(&mut self, answers: Vec<ReadAnswer>) -> Ticket {
+        self.latency.reads_began(answers.len());
         self.expect(Asker::Reads(answers))
     }
 
@@ -153,10 +167,17 @@ impl Performer {
             Effect::Apply { entries } => {
                 stats.entries_committed += entries.len();
                 self.traces().committed(&entries);
+                self.latency.committed(&entries);
                 self.tell(ApplicationEvent::Apply(entries))
             }
-            Effect::BuildSnapshot => self.tell(ApplicationEvent::BuildSnapshot),
-            Effect::InstallSnapshot { snapshot } => self.tell(ApplicationEvent::InstallSnapshot(snapshot)),
+            Effect::BuildSnapshot => {
+                self.latency.building();
+                self.tell(ApplicationEvent::BuildSnapshot)
+            }
+            Effect::InstallSnapshot { snapshot } => {
+                self.latency.installing();
+                self.tell(ApplicationEvent::InstallSnapshot(snapshot))
+            }
             Effect::Answer { ticket, outcome } => self.run_answer(ticket, outcome),
             Effect::Report(report) => {
                 *changed |=
@@ -191,6 +212,7 @@ impl Performer {
     }
 
     fn run_answer(&mut self, ticket: Ticket, outcome: Outcome) -> Result<(), Halt> {
+        self.latency.answered(ticket, &outcome);
         // A caller that has gone away is no concern of ours.
         match self.askers.remove(&ticket) {
             None => return self.tell(ApplicationEvent::Answer { ticket, outcome }),
@@ -200,6 +222,7 @@ impl Performer {
                     Outcome::Failed(refusal) => Err(refusal),
                     Outcome::Done => return Err(Halt("a read was answered as a command".to_owned())),
                 };
+                self.latency.reads_ended(answers.len(), answer.as_ref().map(drop));
                 for asker in answers {
                     let _ = asker.send(answer.clone());
                 }
@@ -247,6 +270,7 @@ impl Performer {
         for (_, asker) in self.askers.drain() {
             match asker {
                 Asker::Reads(answers) => {
+                    self.latency.reads_ended(answers.len(), Err(refusal));
                     for answer in answers {
                         let _ = answer.send(Err(refusal.clone()));
                     }

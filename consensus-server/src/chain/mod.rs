@@ -9,12 +9,13 @@ mod driver;
 mod effects;
 mod handle;
 mod inbox;
+mod latency;
 mod observer;
 mod start;
 mod ticks;
 mod writer;
 
 pub use handle::ChainHandle;
-pub use observer::{ChainObserver, PersistStats, RoundStats, Unobserved};
+pub use observer::{ChainObserver, PersistStats, RoundStats, SnapshotStep, Unobserved};
 pub use start::{ChainStart, RunningChain, StartError, start};
 pub use writer::{ChainWriter, NodeWriter};

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use consensus_core::ids::NodeId;
-use consensus_core::replica::{Report, Status};
+use consensus_core::replica::{PeerReport, Refusal, Report, Status};
 
 use crate::telemetry::trace::BlockTraces;
 
@@ -27,6 +27,8 @@ pub struct RoundStats {
     pub entries_committed: usize,
     /// Events left in the inbox for the next round.
     pub left: usize,
+    /// Ticks before the round that a stall has swallowed.
+    pub ticks_skipped: u64,
     /// How long the round took.
     pub elapsed: Duration,
 }
@@ -40,6 +42,15 @@ pub struct PersistStats {
     pub elapsed: Duration,
 }
 
+/// What happens to snapshots on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotStep {
+    /// The application has built one.
+    Built,
+    /// The application has put one in the place of its state.
+    Installed,
+}
+
 /// Who wants to know what a chain does. All methods return at once.
 pub trait ChainObserver: Send + Sync + 'static {
     /// The replica reports something.
@@ -50,6 +61,24 @@ pub trait ChainObserver: Send + Sync + 'static {
 
     /// Rounds became durable.
     fn persisted(&self, _stats: PersistStats) {}
+
+    /// An entry that this node proposed is committed, so long after it was proposed.
+    fn committed(&self, _after: Duration) {}
+
+    /// A proposal of this node has its outcome: applied, so long after it was proposed, or why not.
+    fn proposal_ended(&self, _outcome: Result<Duration, &Refusal>) {}
+
+    /// Callers have begun to wait for a linearizable read.
+    fn reads_began(&self, _callers: usize) {}
+
+    /// They have their answer.
+    fn reads_ended(&self, _callers: usize, _outcome: Result<(), &Refusal>) {}
+
+    /// A step of a snapshot is done and took this long.
+    fn snapshot(&self, _step: SnapshotStep, _took: Duration) {}
+
+    /// The transport says this of a peer.
+    fn peer_report(&self, _peer: NodeId, _report: PeerReport) {}
 
     /// Messages of a peer were dropped because the inbox was full.
     fn dropped(&self, _from: NodeId, _messages: usize) {}

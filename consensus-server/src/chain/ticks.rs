@@ -29,6 +29,8 @@ pub(super) struct Passed {
     pub(super) idle: u64,
     /// The one that it waits for has passed, too: after everything that waits.
     pub(super) due: bool,
+    /// Those that a stall has swallowed: they are not handed in.
+    pub(super) skipped: u64,
 }
 
 impl Passed {
@@ -63,15 +65,16 @@ impl Ticks {
         if late == 0 {
             self.counted += self.length * u32::try_from(whole).unwrap_or(u32::MAX);
             let due = whole == self.due;
-            return Passed { idle: whole - u64::from(due), due };
+            return Passed { idle: whole - u64::from(due), due, skipped: 0 };
         }
         // Nobody knows when the stall began; the longer it was, the less is counted. The tick that matters is
         // not, unless it is the only one: peers get another to be heard.
         self.counted = now;
         if self.due == 1 {
-            return Passed { idle: 0, due: true };
+            return Passed { idle: 0, due: true, skipped: whole - 1 };
         }
-        Passed { idle: (self.due - 1).saturating_sub(late - 1).max(1), due: false }
+        let idle = (self.due - 1).saturating_sub(late - 1).max(1);
+        Passed { idle, due: false, skipped: whole - idle }
     }
 }
 
@@ -87,6 +90,8 @@ mod tests {
         let mut ticks = Ticks::new(TICK, start);
         ticks.sleep(idle_ticks);
         let passed = ticks.pass(start + Duration::from_millis(at_ms));
+        let whole = at_ms / TICK.as_millis() as u64;
+        assert_eq!(passed.idle + u64::from(passed.due) + passed.skipped, whole, "each tick is counted once");
         (passed.idle, passed.due)
     }
 

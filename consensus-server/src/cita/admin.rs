@@ -42,7 +42,8 @@ pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         Ok(listener) => {
             if !address.ip().is_loopback() {
                 tracing::warn!(
-                    "admin_addr {address} is no loopback address: whoever reaches it operates this node"
+                    admin_addr = %address,
+                    "the admin service is not on a loopback address: whoever reaches it operates this node"
                 );
             }
             Ok(listener)

@@ -20,7 +20,9 @@ use crate::config::cita::Reconfigured;
 use crate::config::cita::address::Short;
 use crate::ops::OpsView;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::{ChainMetrics, ControllerMetrics, ExchangeMetrics, WriterMetrics};
+use crate::telemetry::metrics::{
+    ChainMetrics, ControllerMetrics, ExchangeMetrics, StoreMetrics, WriterMetrics,
+};
 use crate::telemetry::trace::Tracer;
 use crate::transport::cita::{Carrier, Exchange, ExchangeConfig, Letter};
 
@@ -80,6 +82,7 @@ impl Member {
             chain_metrics,
             controller_metrics: ControllerMetrics::new(&metrics, group::CHAIN),
             writer_metrics: WriterMetrics::new(&metrics),
+            store_metrics: StoreMetrics::new(&metrics),
             stop,
         };
         (seat, view)

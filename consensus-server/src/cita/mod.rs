@@ -112,7 +112,9 @@ impl Service {
         let audit = AuditLog::new(&config.data_dir);
         audit.note("start", &lifecycle::started(config.digest)).await;
         let metrics = Arc::new(Metrics::new(config.node_id.get()));
+        metrics.configured(config.digest);
         metrics.watch_log(log.clone());
+        metrics.watch_runtime();
         let rest = CancellationToken::new();
         let mut tasks = Vec::new();
         let port = grpc.local_addr()?.port();
@@ -163,7 +165,8 @@ impl Service {
         stopping.send_replace(true);
         leave.cancel();
         if !seat.is_finished() && tokio::time::timeout(SEAT_STOP_MAX, seat).await.is_err() {
-            tracing::error!("the chain has not stopped within {} ms", SEAT_STOP_MAX.as_millis());
+            let bound_ms = SEAT_STOP_MAX.as_millis() as u64;
+            tracing::error!(bound_ms, "the chain has not stopped in time");
         }
         exchange.stop();
         rest.cancel();
@@ -216,7 +219,7 @@ fn serve(
 fn serve_ops(listener: TcpListener, ops: Ops, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
         if let Err(error) = http::serve(listener, ops, stop).await {
-            tracing::error!(%error, "serving metrics has ended");
+            tracing::error!(listener = "metrics_port", %error, "serving has ended");
         }
     })
 }

@@ -29,7 +29,8 @@ use crate::config::CitaConfig;
 use crate::config::cita::Reconfigured;
 use crate::config::cita::address::peer_ids;
 use crate::peer_records::{self, PeerRecorder};
-use crate::telemetry::metrics::{ChainMetrics, ControllerMetrics, WriterMetrics};
+use crate::store_watch::StoreWatch;
+use crate::telemetry::metrics::{ChainMetrics, ControllerMetrics, StoreMetrics, WriterMetrics};
 use crate::transport::cita::{Exchange, Letter, Mail};
 
 mod keeping;
@@ -67,6 +68,7 @@ pub(super) struct Seat {
     pub(super) chain_metrics: Arc<ChainMetrics>,
     pub(super) controller_metrics: ControllerMetrics,
     pub(super) writer_metrics: WriterMetrics,
+    pub(super) store_metrics: StoreMetrics,
     pub(super) stop: CancellationToken,
 }
 
@@ -206,6 +208,7 @@ impl Keeper {
                 .context("starting the writer")?;
         let running = self.start_chain(&group, &writer, app_letters, app_commands)?;
         drop(group);
+        let watch = StoreWatch::start(&store, self.seat.store_metrics.clone());
         let handle = running.handle().clone();
         self.seat.exchange.attach(Some(handle.clone()));
         self.seat.view.seated(id, handle.clone(), commands);
@@ -226,6 +229,7 @@ impl Keeper {
         self.seat.exchange.take_seat(self.incarnation, None);
         // A blocking task that panicked has nothing to tell.
         let _ = tokio::task::spawn_blocking(move || writer.shutdown()).await;
+        watch.stop().await;
         closed(store).await?;
         Ok(reason)
     }

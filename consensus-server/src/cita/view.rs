@@ -1,8 +1,7 @@
 //! The state of a CITA-Cloud node's consensus service, for whoever asks.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use consensus_core::ids::NodeId;
@@ -21,16 +20,12 @@ use crate::config::cita::address::Short;
 use crate::ops::health::{Check, Checks, liveness, readiness};
 use crate::ops::{OpsView, change_json, change_record};
 use crate::telemetry::metrics::ChainMetrics;
-use crate::telemetry::unix_time_ms;
+use crate::telemetry::{Told, unix_time_ms};
 use crate::transport::PeerLink;
 use crate::transport::cita::{Exchange, GroupId};
 
 /// A learner's leader counts for this long after it was heard.
 const LEADER_HEARD_MS: u64 = 3000;
-/// What is waited for is told again after this long.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
-/// How many things that are waited for are kept apart.
-const TOLD_MAX: usize = 8;
 
 /// What the node is doing.
 #[derive(Debug, Default)]
@@ -41,25 +36,6 @@ struct Place {
     /// Why there is no seat, or no leader.
     waits: Option<String>,
     told: Told,
-}
-
-/// What was told in log lines lately. What lasts is told again now and then, and what alternates only so often.
-#[derive(Debug, Default)]
-struct Told(VecDeque<(String, Instant)>);
-
-impl Told {
-    fn is_due(&mut self, text: &str, now: Instant) -> bool {
-        if let Some((_, at)) = self.0.iter_mut().find(|(told, _)| told == text) {
-            let due = now.duration_since(*at) >= TELL_AGAIN;
-            *at = if due { now } else { *at };
-            return due;
-        }
-        if self.0.len() >= TOLD_MAX {
-            self.0.pop_front();
-        }
-        self.0.push_back((text.to_owned(), now));
-        true
-    }
 }
 
 /// Looks at a running service.
@@ -108,7 +84,7 @@ impl CitaView {
     pub(super) fn waits(&self, why: Option<String>) {
         let mut place = self.place();
         match &why {
-            Some(why) if place.told.is_due(why, Instant::now()) => tracing::info!("{why}"),
+            Some(why) if place.told.is_due(why, Instant::now()) => tracing::info!(why, "waiting"),
             Some(_) => {}
             None => place.told = Told::default(),
         }
@@ -412,24 +388,5 @@ fn controller_record(status: &ControllerStatus) -> admin::ControllerStatus {
         block_interval_ms: status.block_interval_ms,
         validators: status.validators.iter().map(address).collect(),
         trouble: status.trouble.clone().unwrap_or_default(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lasts_is_told_again_and_what_alternates_is_not_told_each_time() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        assert!(told.is_due("a", now) && told.is_due("b", now));
-        let soon = now + TELL_AGAIN - Duration::from_millis(1);
-        assert!(!told.is_due("a", soon) && !told.is_due("b", soon));
-        let later = now + TELL_AGAIN;
-        assert!(told.is_due("a", later) && !told.is_due("a", later));
-        for text in 0..100 {
-            assert!(told.is_due(&text.to_string(), later));
-        }
-        assert_eq!(told.0.len(), TOLD_MAX);
     }
 }

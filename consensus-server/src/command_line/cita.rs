@@ -134,7 +134,7 @@ impl Run {
             }
         };
         for warning in &config.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(warning, "the configuration has something that does not count");
         }
         let serving = consensus_server::cita::run(config, log.clone());
         match serve(WORKER_THREADS, &log, serving) {

@@ -58,7 +58,8 @@ fn serve<F: Future<Output = anyhow::Result<()>>>(
         served
     });
     if let Err(error) = &served {
-        tracing::error!("{error:#}");
+        let why = format!("{error:#}");
+        tracing::error!(why, "ended by an error");
     }
     log.flush(LOG_FLUSH_MAX);
     served

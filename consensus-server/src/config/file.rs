@@ -76,6 +76,8 @@ pub(crate) struct Peer {
     pub(crate) client: Spanned<String>,
     #[serde(default)]
     pub(crate) public_key: Typed<PinsTyped>,
+    #[serde(default)]
+    pub(crate) certificate: Typed<String>,
 }
 
 /// `[raft]`
@@ -161,6 +163,7 @@ pub(crate) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Tracing {
     pub(crate) endpoint: Typed<String>,
+    pub(crate) ca: Typed<String>,
     pub(crate) ratio: Typed<f64>,
     pub(crate) service_name: Typed<String>,
 }

@@ -1,17 +1,22 @@
 //! Who may talk to a node, as its configuration says: in plaintext, or over mutual TLS with whom.
 //!
 //! `[security]` has one of two meanings, and a file that has neither is a mistake, so that nobody runs
-//! unprotected without having written it down. The certificate files themselves are read where TLS is set up
-//! (`crate::security`), not here.
+//! unprotected without having written it down. This node's own files are read where TLS is set up
+//! (`crate::security`), not here; of the members' certificates only the public keys are taken, once.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use toml::Spanned;
+use x509_cert::der::{Decode, Encode};
 
 use super::file::{self, Typed};
 use super::validate::Check;
@@ -20,6 +25,8 @@ use super::validate::Check;
 const PIN_PREFIX: &str = "sha256:";
 /// Public keys of one member: the one it has and those it may change to.
 const PINS_MAX: usize = 4;
+/// Largest file with a member's certificate.
+pub(super) const CERTIFICATE_BYTES_MAX: u64 = 1 << 20;
 
 /// How the listeners are protected.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +71,30 @@ impl Pin {
     pub fn of_public_key(info: &[u8]) -> Self {
         Self(Sha256::digest(info).into())
     }
+
+    /// Of the first certificate of a PEM file, which is its owner's.
+    fn of_certificate_file(path: &Path) -> Result<Self, String> {
+        let pem = regular_file(path).map_err(|error| format!("cannot be read: {error}"))?;
+        if pem.len() as u64 > CERTIFICATE_BYTES_MAX {
+            return Err(format!("has more than {CERTIFICATE_BYTES_MAX} bytes"));
+        }
+        let der = CertificateDer::pem_slice_iter(&pem).next().ok_or("holds no certificate, must be PEM")?;
+        let der = der.map_err(|error| format!("is no PEM file: {error}"))?;
+        let certificate = x509_cert::Certificate::from_der(&der)
+            .map_err(|error| format!("holds no X.509 certificate: {error}"))?;
+        let key = certificate.tbs_certificate().subject_public_key_info().to_der();
+        key.map(|key| Self::of_public_key(&key)).map_err(|error| format!("has no public key: {error}"))
+    }
+}
+
+/// The content of a file, cut off beyond what is read of it; a pipe or a device is waited for by nobody.
+fn regular_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut content = Vec::new();
+    File::open(path)?.take(CERTIFICATE_BYTES_MAX + 1).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 impl fmt::Display for Pin {
@@ -149,13 +180,44 @@ impl Check {
         Security { tls: Some(Tls { certificate, key, ca, accept_expired }), ops_plaintext }
     }
 
-    /// The public keys of one member. `others` are those that are taken, by member.
-    pub(super) fn pins(
+    /// The public keys of one member, as the file says or as its certificate has it. `others` are those that are
+    /// taken, by member.
+    pub(super) fn public_keys(
         &mut self,
-        id: u64,
-        typed: &Typed<PinsTyped>,
+        peer: &file::Peer,
+        base: &Path,
         others: &mut Vec<(Pin, u64)>,
     ) -> Vec<Pin> {
+        const KEY: &str = "peers.certificate";
+        let id = *peer.id.as_ref();
+        let Some(typed) = &peer.certificate else { return self.pins(id, &peer.public_key, others) };
+        if peer.public_key.is_some() {
+            self.mistake(KEY, typed, "is given, must not be beside peers.public_key".to_owned());
+            return Vec::new();
+        }
+        let path = base.join(typed.as_ref());
+        match Pin::of_certificate_file(&path) {
+            Ok(pin) => {
+                self.free(KEY, typed, pin, others);
+                others.push((pin, id));
+                vec![pin]
+            }
+            Err(why) => {
+                self.mistake(KEY, typed, format!("is {:?}: {} {why}", typed.as_ref(), path.display()));
+                Vec::new()
+            }
+        }
+    }
+
+    /// A public key is one member's.
+    fn free<T>(&mut self, key: &str, at: &Spanned<T>, pin: Pin, others: &[(Pin, u64)]) {
+        if let Some((_, other)) = others.iter().find(|(other, _)| *other == pin) {
+            self.mistake(key, at, format!("is {pin}, which is given for node {other} too"));
+        }
+    }
+
+    /// Public keys as the file says.
+    fn pins(&mut self, id: u64, typed: &Typed<PinsTyped>, others: &mut Vec<(Pin, u64)>) -> Vec<Pin> {
         const KEY: &str = "peers.public_key";
         let Some(typed) = typed else { return Vec::new() };
         let texts = match typed.as_ref() {
@@ -170,9 +232,7 @@ impl Check {
         for text in texts.iter().take(PINS_MAX) {
             match text.parse::<Pin>() {
                 Ok(pin) => {
-                    if let Some((_, other)) = others.iter().find(|(other, _)| *other == pin) {
-                        self.mistake(KEY, typed, format!("is {pin}, which is given for node {other} too"));
-                    }
+                    self.free(KEY, typed, pin, others);
                     others.push((pin, id));
                     pins.push(pin);
                 }
@@ -184,9 +244,11 @@ impl Check {
 
     /// Every member has a public key once there is TLS.
     pub(super) fn pinned(&mut self, peers: &[Spanned<file::Peer>]) {
-        for peer in peers.iter().filter(|peer| peer.as_ref().public_key.is_none()) {
+        let unknown = |peer: &file::Peer| peer.public_key.is_none() && peer.certificate.is_none();
+        for peer in peers.iter().filter(|peer| unknown(peer.as_ref())) {
             let what = format!(
-                "is missing for node {}, must be the SHA-256 of its public key (sha256:...): TLS is on",
+                "is missing for node {}, must be the SHA-256 of its public key (sha256:...), or peers.certificate \
+                 the file of its certificate: TLS is on",
                 peer.as_ref().id.as_ref()
             );
             self.mistake("peers.public_key", peer, what);

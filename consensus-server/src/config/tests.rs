@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::security::CERTIFICATE_BYTES_MAX;
 use super::*;
 
 const GOOD: &str = "\
@@ -52,6 +53,12 @@ fn parse(text: &str) -> Result<Config, Mistakes> {
     Config::parse(text, "node.toml", Path::new("/etc/consensus"))
 }
 
+/// A certificate in PEM.
+fn self_signed(key: &rcgen::KeyPair) -> String {
+    let params = rcgen::CertificateParams::new(["n1".to_owned()]).expect("a name");
+    params.self_signed(key).expect("signs").pem()
+}
+
 /// The text with one line replaced by another.
 fn with(line: &str, by: &str) -> String {
     assert!(GOOD.contains(line), "{line:?} is not in the text");
@@ -97,6 +104,42 @@ fn security_is_plaintext_or_three_files_beside_the_configuration() {
     let keys = |id: u64| config.members[id as usize - 1].public_keys.iter().map(Pin::to_string);
     assert_eq!(keys(1).collect::<Vec<_>>(), [pin('a')]);
     assert_eq!(keys(2).collect::<Vec<_>>(), [pin('b'), pin('c')], "two while it changes its key");
+}
+
+#[test]
+fn the_public_key_of_a_member_may_come_from_its_certificate() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let other = rcgen::KeyPair::generate().expect("a key");
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("writes");
+    // What comes behind the first is its chain, which vouches for others too.
+    write("node1.crt", &(self_signed(&key) + &self_signed(&other)));
+    write("empty.crt", "");
+    write("large.crt", &"x".repeat(CERTIFICATE_BYTES_MAX as usize + 1));
+    let with = |line: &str| with_tls().replace(&format!("public_key = '{}'", pin('a')), line);
+    let parse = |text: &str| Config::parse(text, "node.toml", directory.path());
+    let config = parse(&with("certificate = 'node1.crt'")).expect("valid");
+    let expected = Pin::of_public_key(&rcgen::PublicKeyData::subject_public_key_info(&key));
+    assert_eq!(config.members[0].public_keys, [expected]);
+    let own = format!("public_key = ['{}', '{}']", pin('b'), pin('c'));
+    for (text, expected) in [
+        (with("certificate = 'none.crt'"), "peers.certificate is \"none.crt\": "),
+        (with("certificate = 'none.crt'"), "/none.crt cannot be read: No such file"),
+        (with("certificate = '.'"), "cannot be read: it is no regular file"),
+        (with("certificate = 'empty.crt'"), "/empty.crt holds no certificate, must be PEM"),
+        (with("certificate = 'large.crt'"), "/large.crt has more than 1048576 bytes"),
+        (
+            with(&format!("certificate = 'node1.crt'\npublic_key = '{}'", pin('a'))),
+            "peers.certificate is given, must not be beside peers.public_key",
+        ),
+        (
+            with("certificate = 'node1.crt'").replace(&own, "certificate = 'node1.crt'"),
+            "which is given for node 1 too",
+        ),
+    ] {
+        let found = parse(&text).expect_err("a mistake").to_string();
+        assert!(found.contains(expected), "found    {found}\nexpected {expected}");
+    }
 }
 
 #[test]
@@ -342,14 +385,30 @@ fn the_examples_are_valid_and_the_commented_defaults_are_the_defaults() {
 #[test]
 fn the_configurations_of_containers_are_valid_and_differ_in_their_node_only() {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    // The members' certificates, as they are mounted into each container.
+    let certs = tempfile::tempdir().expect("a directory");
+    for id in 1..=4 {
+        let file = certs.path().join(format!("node{id}.crt"));
+        std::fs::write(file, self_signed(&rcgen::KeyPair::generate().expect("a key"))).expect("writes");
+    }
+    let load = |file: &Path| {
+        let text = std::fs::read_to_string(file).expect("there");
+        let text = text.replace(
+            "certificate = \"/certs/node",
+            &format!("certificate = \"{}/node", certs.path().display()),
+        );
+        Config::parse(&text, "node.toml", Path::new("/etc/consensus")).expect("valid")
+    };
     let named = |id: u64| {
         let compose = deploy.join(format!("compose/config/node{id}.toml"));
         [compose, deploy.join(format!("k8s/config/consensus-{}.toml", id - 1))]
     };
-    let first = named(1).map(|file| Config::load(&file).expect("valid"));
+    let first = named(1).map(|file| load(&file));
     for id in 1..=4 {
         for (file, first) in named(id).iter().zip(&first) {
-            let config = Config::load(file).expect("valid");
+            let config = load(file);
+            assert!(config.security.tls.is_some(), "{}: plaintext", file.display());
+            assert!(config.security.ops_speaks_tls(config.listen.ops), "{}: plaintext", file.display());
             assert_eq!(config.node_id.get(), id, "{}", file.display());
             assert_eq!(config.data_dir, Path::new("/data"));
             let (node_id, digest) = (first.node_id, first.digest);
@@ -358,7 +417,7 @@ fn the_configurations_of_containers_are_valid_and_differ_in_their_node_only() {
             let ports =
                 [first.listen.client, first.listen.peer, first.listen.ops].map(|listen| listen.port());
             assert_eq!(ports, [7400, 7401, 7402]);
-            assert!(first.listen.ops.ip().is_unspecified(), "probes and scrapers come from outside");
+            assert!(first.listen.ops.ip().is_unspecified(), "scrapers come from outside");
         }
     }
 }
@@ -504,6 +563,7 @@ fn traces_need_a_collector_and_their_mistakes_have_lines() {
     let tracing = parse("[tracing]\nendpoint = 'http://collector:4317'\n").expect("valid").tracing;
     let expected = Tracing {
         endpoint: "http://collector:4317".to_owned(),
+        ca: None,
         ratio_ppm: 10_000,
         service_name: "consensus".to_owned(),
     };
@@ -520,6 +580,13 @@ fn traces_need_a_collector_and_their_mistakes_have_lines() {
     ] {
         assert!(mistakes.contains(expected), "{mistakes}");
     }
+    let tls = parse("[tracing]\nendpoint = 'https://c:1'\nca = 'certs/ca.pem'\n").expect("valid").tracing;
+    assert_eq!(tls.and_then(|tracing| tracing.ca).as_deref(), Some(Path::new("certs/ca.pem")));
+    let mistakes = parse("[tracing]\nendpoint = 'http://c:1'\nca = 'ca.pem'\n").expect_err("not TLS");
+    assert!(
+        mistakes.to_string().contains("node.toml:6: tracing.ca is given, must not be with"),
+        "{mistakes}"
+    );
     let mistakes = parse("[tracing]\nratio = 0.5\n").expect_err("no collector").to_string();
     assert!(mistakes.contains("tracing.endpoint is missing"), "{mistakes}");
 }

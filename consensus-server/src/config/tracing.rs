@@ -1,7 +1,9 @@
-//! Where traces go: the same three keys for both kinds of configuration.
+//! Where traces go: the same four keys for both kinds of configuration.
 //!
 //! Without an endpoint there are none. What is wrong is said by key and in words; where it stands in a file is the
-//! caller's to add.
+//! caller's to add. The file of authorities is read where spans are sent, not here.
+
+use std::path::{Path, PathBuf};
 
 use tonic::transport::Uri;
 
@@ -9,15 +11,17 @@ use tonic::transport::Uri;
 const SERVICE_NAME: &str = "consensus";
 /// Share of submissions that are traced unless the configuration says otherwise.
 const RATIO: f64 = 0.01;
-const MUST_BE_URL: &str = "must be a URL like \"http://collector:4317\"";
+const MUST_BE_URL: &str = "must be a URL like \"http://collector:4317\" or \"https://collector:4317\"";
 /// Longest name of the service.
 const SERVICE_NAME_CHARACTERS_MAX: usize = 64;
 
 /// Traces.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tracing {
-    /// The collector, `http://host:port`, for OTLP over gRPC.
+    /// The collector, `http://host:port` or `https://host:port`, for OTLP over gRPC.
     pub endpoint: String,
+    /// The authorities one of which must vouch for it, PEM; there if and only if it is reached over TLS.
+    pub ca: Option<PathBuf>,
     /// Share of what begins here that is traced, in millionths; what a caller has decided goes before.
     pub ratio_ppm: u32,
     /// What the service is called in traces.
@@ -28,6 +32,7 @@ pub struct Tracing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Key {
     Endpoint,
+    Ca,
     Ratio,
     ServiceName,
 }
@@ -37,6 +42,7 @@ impl Key {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Endpoint => "endpoint",
+            Self::Ca => "ca",
             Self::Ratio => "ratio",
             Self::ServiceName => "service_name",
         }
@@ -50,20 +56,29 @@ pub(super) struct Wrong {
     pub(super) what: String,
 }
 
-/// Gives the keys their meaning; `Ok(None)` if there are none.
-pub(super) fn read(
-    endpoint: Option<String>,
-    ratio: Option<f64>,
-    service_name: Option<String>,
-) -> Result<Option<Tracing>, Vec<Wrong>> {
+/// The keys as typed.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Typed {
+    pub(super) endpoint: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) ratio: Option<f64>,
+    pub(super) service_name: Option<String>,
+}
+
+/// Gives the keys their meaning; `Ok(None)` if there are none. Files are found from `base`.
+pub(super) fn read(typed: Typed, base: &Path) -> Result<Option<Tracing>, Vec<Wrong>> {
+    if typed == Typed::default() {
+        return Ok(None);
+    }
+    let Typed { endpoint, ca, ratio, service_name } = typed;
     let mut wrong = Vec::new();
     let mut note = |key, what| wrong.push(Wrong { key, what });
-    match &endpoint {
-        None if ratio.is_none() && service_name.is_none() => return Ok(None),
+    match endpoint.as_deref().map(check_endpoint) {
         None => note(Key::Endpoint, format!("is missing, {MUST_BE_URL}")),
-        Some(endpoint) => {
-            if let Err(what) = check_endpoint(endpoint) {
-                note(Key::Endpoint, what);
+        Some(Err(what)) => note(Key::Endpoint, what),
+        Some(Ok(scheme)) => {
+            if let Err(what) = check_ca(scheme, ca.as_deref()) {
+                note(Key::Ca, what);
             }
         }
     }
@@ -74,24 +89,47 @@ pub(super) fn read(
     }
     match (endpoint, ratio_ppm) {
         (Some(endpoint), Ok(ratio_ppm)) if wrong.is_empty() => {
-            Ok(Some(Tracing { endpoint, ratio_ppm, service_name }))
+            Ok(Some(Tracing { endpoint, ca: ca.map(|ca| base.join(ca)), ratio_ppm, service_name }))
         }
         _ => Err(wrong),
     }
 }
 
-/// Whether spans can be sent there.
-fn check_endpoint(endpoint: &str) -> Result<(), String> {
+/// How spans are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Scheme {
+    Plaintext,
+    Tls,
+}
+
+/// How spans can be sent there.
+fn check_endpoint(endpoint: &str) -> Result<Scheme, String> {
     let wrong = |what: &str| Err(format!("is {endpoint:?}, {what}"));
     let Ok(uri) = endpoint.parse::<Uri>() else { return wrong(MUST_BE_URL) };
-    match uri.scheme_str() {
-        Some("http") if uri.host().is_some_and(|host| !host.is_empty()) => {}
-        Some("https") => return wrong("must begin with http://: spans are not encrypted"),
+    let scheme = match uri.scheme_str() {
+        Some("http") => Scheme::Plaintext,
+        Some("https") => Scheme::Tls,
         _ => return wrong(MUST_BE_URL),
+    };
+    if uri.host().is_none_or(str::is_empty) {
+        return wrong(MUST_BE_URL);
     }
     match (uri.path(), uri.query()) {
-        ("" | "/", None) => Ok(()),
+        ("" | "/", None) => Ok(scheme),
         _ => wrong("must end after the port: OTLP over gRPC has no path"),
+    }
+}
+
+/// Whether it is said whom to trust, where that is needed.
+fn check_ca(scheme: Scheme, ca: Option<&str>) -> Result<(), String> {
+    match (scheme, ca) {
+        (Scheme::Tls, Some("")) => Err("is empty, must be a file".to_owned()),
+        (Scheme::Plaintext, None) | (Scheme::Tls, Some(_)) => Ok(()),
+        (Scheme::Tls, None) => {
+            Err("is missing, must be the file of the authorities that vouch for an https:// endpoint"
+                .to_owned())
+        }
+        (Scheme::Plaintext, Some(_)) => Err("is given, must not be with an http:// endpoint".to_owned()),
     }
 }
 
@@ -117,20 +155,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_an_unencrypted_url_without_a_path() {
+    fn an_endpoint_is_a_url_without_a_path() {
         for fine in ["http://collector:4317", "http://127.0.0.1:4317/", "http://[::1]:4317"] {
-            assert_eq!(check_endpoint(fine), Ok(()), "{fine}");
+            assert_eq!(check_endpoint(fine), Ok(Scheme::Plaintext), "{fine}");
         }
+        assert_eq!(check_endpoint("https://collector:4317"), Ok(Scheme::Tls));
         for (endpoint, words) in [
             ("", "must be a URL"),
             ("collector:4317", "must be a URL"),
             ("/v1/traces", "must be a URL"),
             ("http://", "must be a URL"),
-            ("https://collector:4317", "not encrypted"),
+            ("grpc://collector:4317", "must be a URL"),
             ("http://collector:4318/v1/traces", "no path"),
         ] {
             let error = check_endpoint(endpoint).expect_err(endpoint);
             assert!(error.contains(words) && error.contains(&format!("{endpoint:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn authorities_go_with_tls_and_with_nothing_else() {
+        let read = |endpoint: &str, ca: Option<&str>| {
+            let typed =
+                Typed { endpoint: Some(endpoint.to_owned()), ca: ca.map(str::to_owned), ..Typed::default() };
+            read(typed, Path::new("/etc")).map(|tracing| tracing.and_then(|tracing| tracing.ca))
+        };
+        assert_eq!(read("https://c:1", Some("ca.pem")), Ok(Some(PathBuf::from("/etc/ca.pem"))));
+        assert_eq!(read("http://c:1", None), Ok(None));
+        for (endpoint, ca, words) in [
+            ("https://c:1", None, "is missing, must be the file"),
+            ("https://c:1", Some(""), "is empty"),
+            ("http://c:1", Some("ca.pem"), "must not be with an http:// endpoint"),
+        ] {
+            let wrong = read(endpoint, ca).expect_err(endpoint);
+            assert_eq!(wrong.len(), 1, "{wrong:?}");
+            assert!(wrong[0].key == Key::Ca && wrong[0].what.contains(words), "{wrong:?}");
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
     };
     let listen = check.listen(&typed.listen);
     let security = check.security(&typed.security, &typed.listen, listen.ops, base);
-    let members = check.members(typed, node_id, listen);
+    let members = check.members(typed, node_id, listen, base);
     if security.tls.is_some() {
         check.pinned(&typed.peers);
     }
@@ -68,7 +68,7 @@ pub(super) fn validate(typed: &File, text: &str, name: &str, base: &Path) -> Res
     let clients = check.clients(&typed.limits, message, &block, &queues);
     let deadline = check.number("submit.deadline_ms", &typed.submit.deadline_ms, 10_000, 10..=600_000);
     let log = check.log(&typed.log);
-    let tracing = check.tracing(&typed.tracing);
+    let tracing = check.tracing(&typed.tracing, base);
 
     let mut list = check.mistakes;
     let Some(node_id) = node_id else { return Err(finish(name, list)) };
@@ -212,7 +212,7 @@ impl Check {
     }
 
     /// Everybody; without `[[peers]]` this node alone.
-    fn members(&mut self, typed: &File, own: Option<NodeId>, listen: Listen) -> Vec<Member> {
+    fn members(&mut self, typed: &File, own: Option<NodeId>, listen: Listen, base: &Path) -> Vec<Member> {
         if typed.peers.len() > MEMBERS_MAX {
             // Nothing is said of each of them, which might be very many.
             let what = format!("has {} entries, must have at most {MEMBERS_MAX}", typed.peers.len());
@@ -246,7 +246,7 @@ impl Check {
                 node_id,
                 peer_address: peer.peer.as_ref().clone(),
                 client_address: peer.client.as_ref().clone(),
-                public_keys: self.pins(id, &peer.public_key, &mut pins),
+                public_keys: self.public_keys(peer, base, &mut pins),
             };
             if members.insert(node_id, member).is_some() {
                 self.mistake(
@@ -485,15 +485,20 @@ impl Check {
         Log { filter, format }
     }
 
-    fn tracing(&mut self, typed: &file::Tracing) -> Option<Tracing> {
-        let file::Tracing { endpoint, ratio, service_name } = typed;
+    fn tracing(&mut self, typed: &file::Tracing, base: &Path) -> Option<Tracing> {
+        let file::Tracing { endpoint, ca, ratio, service_name } = typed;
         let text = |typed: &Typed<String>| typed.as_ref().map(|typed| typed.as_ref().clone());
-        let ratio_typed = ratio.as_ref().map(|ratio| *ratio.as_ref());
-        let read = tracing::read(text(endpoint), ratio_typed, text(service_name));
-        read.unwrap_or_else(|wrong| {
+        let read = tracing::Typed {
+            endpoint: text(endpoint),
+            ca: text(ca),
+            ratio: ratio.as_ref().map(|ratio| *ratio.as_ref()),
+            service_name: text(service_name),
+        };
+        tracing::read(read, base).unwrap_or_else(|wrong| {
             for tracing::Wrong { key, what } in wrong {
                 match key {
                     tracing::Key::Endpoint => self.mistake_at("tracing.endpoint", endpoint, what),
+                    tracing::Key::Ca => self.mistake_at("tracing.ca", ca, what),
                     tracing::Key::Ratio => self.mistake_at("tracing.ratio", ratio, what),
                     tracing::Key::ServiceName => self.mistake_at("tracing.service_name", service_name, what),
                 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,8 +30,10 @@ use crate::config::{Config, Pin, Tls};
 
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Rights of others than the owner.
+/// Rights of others than the owner, and those of them beyond reading by the group.
 const RIGHTS_OF_OTHERS: u32 = 0o077;
+const RIGHTS_BEYOND_THE_GROUPS: u32 = 0o037;
+const ROOT: u32 = 0;
 
 /// What is wrong with one of the files.
 #[derive(Clone, PartialEq, Eq, Debug, ThisError)]
@@ -54,8 +56,27 @@ impl FileError {
 pub(super) struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
-    key_rights: u32,
+    key_rights: Rights,
     ca: Vec<u8>,
+}
+
+/// Whose a file is, and who may do what with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Rights {
+    owner: u32,
+    mode: u32,
+}
+
+impl Rights {
+    /// Whether nobody but `user` can use a private key. What is root's own is handed to a service through its
+    /// group, as Kubernetes does with secrets.
+    fn keep_private(self, user: u32) -> bool {
+        let rights = match self.owner == ROOT && user != ROOT {
+            true => RIGHTS_BEYOND_THE_GROUPS,
+            false => RIGHTS_OF_OTHERS,
+        };
+        self.mode & rights == 0
+    }
 }
 
 impl fmt::Debug for Files {
@@ -75,10 +96,11 @@ impl Files {
 }
 
 /// The content of a file and its rights.
-fn read(path: &Path) -> Result<(Vec<u8>, u32), FileError> {
+fn read(path: &Path) -> Result<(Vec<u8>, Rights), FileError> {
     let unreadable = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
     let file = File::open(path).map_err(unreadable)?;
-    let rights = file.metadata().map_err(unreadable)?.permissions().mode();
+    let metadata = file.metadata().map_err(unreadable)?;
+    let rights = Rights { owner: metadata.uid(), mode: metadata.mode() };
     let mut content = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(unreadable)?;
     if content.len() as u64 > FILE_BYTES_MAX {
@@ -141,8 +163,8 @@ impl Credentials {
         let Plan { tls, own: node_id, members } = plan;
         let (chain, mut parsed) = certificates(&tls.certificate, &files.certificate)?;
         let own = parsed.swap_remove(0);
-        if files.key_rights & RIGHTS_OF_OTHERS != 0 {
-            let rights = files.key_rights & 0o777;
+        if !files.key_rights.keep_private(rustix::process::geteuid().as_raw()) {
+            let rights = files.key_rights.mode & 0o777;
             let what = format!("others than its owner have rights on it ({rights:03o}), must be 600 or 400");
             return Err(FileError::new(&tls.key, what));
         }
@@ -259,4 +281,25 @@ fn client(
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_its_owners_alone_unless_root_hands_it_to_the_services_group() {
+        let keeps =
+            |owner: u32, mode: u32, user: u32| Rights { owner, mode: 0o100_000 | mode }.keep_private(user);
+        for mode in [0o600, 0o400] {
+            assert!(keeps(1000, mode, 1000) && keeps(ROOT, mode, ROOT), "{mode:o}");
+        }
+        for mode in [0o640, 0o440] {
+            assert!(keeps(ROOT, mode, 1000), "{mode:o}: a secret of Kubernetes");
+            assert!(!keeps(1000, mode, 1000) && !keeps(ROOT, mode, ROOT), "{mode:o}");
+        }
+        for mode in [0o644, 0o660, 0o604, 0o650] {
+            assert!(!keeps(ROOT, mode, 1000), "{mode:o}");
+        }
+    }
 }

@@ -72,7 +72,10 @@ impl Security {
             Some(tls) => {
                 if tls.accept_expired {
                     let what = "certificates are accepted after their end: security.accept_expired";
-                    tracing::warn!("{what}; remove it when new ones are in place");
+                    tracing::warn!(
+                        what,
+                        "an exception is in force; remove it when new certificates are in place"
+                    );
                     alarms.raise(Kind::AcceptExpired, what.to_owned());
                 }
                 Some(Arc::new(Tls::load(config, tls, refusals.clone(), alarms.clone(), metrics)?))
@@ -80,7 +83,7 @@ impl Security {
             None => {
                 let what = "all listeners speak plaintext, and whoever reaches them may submit, read and act as \
                             a node: security.insecure";
-                tracing::warn!("{what}");
+                tracing::warn!(what, "this node is not protected");
                 alarms.raise(Kind::Insecure, what.to_owned());
                 None
             }
@@ -170,7 +173,9 @@ pub fn data_dir(path: &Path) -> io::Result<()> {
     if rights & !DATA_RIGHTS != 0 {
         tracing::warn!(
             data = %path.display(),
-            "others than its owner have rights on the data directory ({rights:03o}), should be {DATA_RIGHTS:03o}"
+            rights = %format_args!("{rights:03o}"),
+            should_be = %format_args!("{DATA_RIGHTS:03o}"),
+            "others than its owner have rights on the data directory"
         );
     }
     Ok(())

@@ -124,9 +124,15 @@ pub struct Denied {
 pub fn authorize(caller: &Caller, role: Role) -> Result<(), Denied> {
     let Some(certificate) = &caller.certificate else {
         // Changes are for who is on this host: there is no other name to go by.
-        if role == Role::Admin && !caller.remote.ip().to_canonical().is_loopback() {
-            let what = "what changes the node is taken from this host only: this listener speaks plaintext";
-            return Err(Denied { reason: Reason::NotThisHost, what: what.to_owned() });
+        let from = caller.remote.ip().to_canonical();
+        if role == Role::Admin && !from.is_loopback() {
+            let what = format!(
+                "this listener speaks plaintext, so what changes the node is taken over its own host's loopback \
+                 interface only, and this call came from {from}: call 127.0.0.1 or [::1] on the node's host, where \
+                 the listener has to be open, too, or give nodes and operators certificates ([security], role \
+                 \"admin\")"
+            );
+            return Err(Denied { reason: Reason::NotThisHost, what });
         }
         return Ok(());
     };
@@ -245,6 +251,15 @@ mod tests {
             let caller = caller(remote, None);
             assert!(authorize(&caller, Role::Submit).is_ok() && authorize(&caller, Role::Read).is_ok());
             assert_eq!(authorize(&caller, Role::Admin).is_ok(), admin, "{remote}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_in_plaintext_names_the_caller_and_both_ways_out() {
+        let denied = authorize(&caller("[::ffff:192.0.2.1]:9", None), Role::Admin).expect_err("another host");
+        assert_eq!(denied.reason, Reason::NotThisHost);
+        for words in ["speaks plaintext", "came from 192.0.2.1", "127.0.0.1", "certificates", "\"admin\""] {
+            assert!(denied.what.contains(words), "{words} in {}", denied.what);
         }
     }
 

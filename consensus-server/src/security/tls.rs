@@ -179,10 +179,18 @@ impl Tls {
                 let subject = &certificate.subject;
                 match level {
                     Level::Soon | Level::Fine => {
-                        tracing::warn!(certificate = name, subject, days_left, "certificate {words}");
+                        tracing::warn!(certificate = name, subject, days_left, "a certificate ends soon");
                     }
-                    Level::VerySoon | Level::Ended => {
-                        tracing::error!(certificate = name, subject, days_left, "certificate {words}");
+                    Level::VerySoon => {
+                        tracing::error!(
+                            certificate = name,
+                            subject,
+                            days_left,
+                            "a certificate ends very soon"
+                        );
+                    }
+                    Level::Ended => {
+                        tracing::error!(certificate = name, subject, days_left, "a certificate has ended");
                     }
                 }
             }

@@ -16,17 +16,22 @@ use tonic::{Code, Status};
 
 use crate::application::ledger::LedgerError;
 use crate::config::Config;
+use crate::telemetry::Throttle;
 use crate::telemetry::metrics::{Ended, OrderingMetrics};
+
+/// How often a line is written that each call can provoke.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// Knows where the members' client services are.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory {
     config: Arc<Config>,
+    unreadable_log: Arc<Throttle>,
 }
 
 impl Directory {
     pub(crate) fn new(config: Arc<Config>) -> Self {
-        Self { config }
+        Self { config, unreadable_log: Arc::new(Throttle::new(LOG_EVERY)) }
     }
 
     /// Address of a member's client service; empty if it is unknown.
@@ -76,7 +81,9 @@ impl Directory {
             LedgerError::Refused(refusal) => self.refusal(refusal),
             LedgerError::Stopping => stopping(),
             LedgerError::Ledger(_) | LedgerError::Limits(_) => {
-                tracing::error!(%error, "the ledger cannot be read");
+                if let Some(held_back) = self.unreadable_log.pass() {
+                    tracing::error!(%error, held_back, "the ledger cannot be read");
+                }
                 Status::internal(error.to_string())
             }
         }

@@ -74,7 +74,7 @@ impl Shared {
     /// Orders a frame and counts what became of it.
     async fn submit(&self, mut submission: Submission, parent: Parent) -> Vec<Outcome> {
         let began = Instant::now();
-        self.metrics.frame_began();
+        let _in_flight = self.metrics.frame_began();
         let span = self.tracer.enter("submit", parent);
         submission.trace = span.as_ref().map(Span::context);
         let transactions = submission.transactions.len();

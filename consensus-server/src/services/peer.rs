@@ -5,6 +5,7 @@
 //! logged and counted here. Messages are brought into shape and handed to the chain, which never waits:
 //! what it cannot take is dropped and Raft sends it again.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use consensus_proto::raft::Message as WireMessage;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Extensions, Request, Response, Status, Streaming};
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 use super::answer::{Directory, acknowledgement, stopping};
 use super::pump::{Begun, Replies, pump};
@@ -39,8 +40,13 @@ use crate::transport::wire;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Forwarded frames in flight on one stream.
 const FRAMES_MAX: usize = 8192;
+/// Answers of one stream that wait: the welcome, those to pings, the reason of the end.
+const ANSWERS_MAX: usize = 8;
 /// How often a line that peers can provoke is written.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Where the answers of one stream go.
+type Answers = mpsc::Sender<Result<PeerWelcome, Status>>;
 
 /// The service of one chain.
 #[derive(Clone, Debug)]
@@ -109,22 +115,33 @@ impl Shared {
         for message in messages {
             match wire::decode(message) {
                 Ok(message) => decoded.push(message),
-                Err(error) => self.on_malformed(peer, error),
+                Err(error) => {
+                    let reason = match error {
+                        wire::Error::MessageType(_) => "message-type",
+                        wire::Error::EntryType(_) => "entry-type",
+                    };
+                    self.on_malformed(peer, reason, &error);
+                }
             }
         }
         self.chain.deliver_messages(peer.node_id(), decoded);
     }
 
-    fn on_malformed(&self, peer: &Peer, error: wire::Error) {
-        let reason = match error {
-            wire::Error::MessageType(_) => "message-type",
-            wire::Error::EntryType(_) => "entry-type",
-        };
+    fn on_malformed(&self, peer: &Peer, reason: &'static str, error: &dyn fmt::Display) {
         self.metrics.malformed(peer.node_id(), reason);
         if let Some(held_back) = self.malformed_log.pass() {
             let peer = peer.node_id().get();
-            tracing::warn!(peer, %error, held_back, "message of a peer cannot be decoded, dropped");
+            tracing::warn!(peer, reason, %error, held_back, "message of a peer cannot be decoded, dropped");
         }
+    }
+
+    /// A stream that cannot be read on: a connection that ends is its sender's business, bytes that are no frame or
+    /// no message are not.
+    fn on_broken(&self, peer: &Peer, status: Status) -> Status {
+        if matches!(status.code(), Code::Internal | Code::OutOfRange) {
+            self.on_malformed(peer, "frame", &status.message());
+        }
+        status
     }
 
     /// One stream of messages, until either side ends it.
@@ -132,19 +149,33 @@ impl Shared {
         self: Arc<Self>,
         peer: Arc<Peer>,
         mut frames: Streaming<PeerFrame>,
+        answers: &Answers,
     ) -> Result<(), Status> {
         loop {
             let frame = tokio::select! {
                 () = self.stop.cancelled() => return Err(stopping()),
-                frame = frames.message() => frame?,
+                frame = frames.message() => frame.map_err(|status| self.on_broken(&peer, status))?,
             };
             match frame.map(|frame| frame.frame) {
                 None => return Ok(()),
                 Some(Some(Frame::Raft(batch))) => self.deliver(&peer, batch.messages),
+                Some(Some(Frame::Ping(number))) => self.pong(answers, number)?,
                 Some(Some(Frame::Hello(_))) => return Err(Status::invalid_argument("a second hello")),
                 Some(None) => return Err(Status::invalid_argument("a frame without content")),
             }
         }
+    }
+
+    /// Answers a ping, unless answers are not taken; the place for the reason of the end stays free.
+    fn pong(&self, answers: &Answers, number: u64) -> Result<(), Status> {
+        if number == 0 {
+            return Err(Status::invalid_argument("a ping without a number"));
+        }
+        if answers.capacity() > 1 {
+            // Whoever asked may have gone.
+            let _ = answers.try_send(Ok(PeerWelcome { pong: number, ..self.handshake.welcome() }));
+        }
+        Ok(())
     }
 
     fn begin(
@@ -185,17 +216,16 @@ impl PeerApi for PeerService {
         let (_, caller, mut frames) = request.into_parts();
         let hello = match first(&mut frames).await?.and_then(|frame| frame.frame) {
             Some(Frame::Hello(hello)) => Some(hello),
-            Some(Frame::Raft(_)) | None => None,
+            Some(Frame::Raft(_) | Frame::Ping(_)) | None => None,
         };
         let peer = self.shared.accept(&caller, hello.as_ref())?;
         tracing::debug!(peer = peer.node_id().get(), "a peer opened its stream");
-        // Room for the welcome and for the reason of the end.
-        let (answers, outgoing) = mpsc::channel(2);
+        let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
         let welcome = Ok(self.shared.handshake.welcome());
         answers.try_send(welcome).map_err(|_| Status::internal("an empty channel takes two answers"))?;
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            if let Err(status) = shared.receive(peer.clone(), frames).await {
+            if let Err(status) = shared.receive(peer.clone(), frames, &answers).await {
                 tracing::debug!(peer = peer.node_id().get(), why = status.message(), "a peer's stream ended");
                 // Nobody may be there to read it.
                 let _ = answers.try_send(Err(status));

@@ -6,11 +6,12 @@
 //! files are written by a thread behind a bounded queue ([`super::log_queue`]).
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tracing::Subscriber;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
@@ -34,7 +35,26 @@ pub enum LogTarget {
 pub struct LogControl {
     handle: reload::Handle<EnvFilter, Registry>,
     current: Arc<Mutex<String>>,
+    lines: Arc<Lines>,
     queue: Option<LogQueue>,
+}
+
+/// Lines that passed the filter, by the number of their level.
+type Lines = [AtomicU64; LEVELS.len()];
+
+/// All levels, the gravest first.
+const LEVELS: [Level; 5] = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+
+/// Counts lines.
+struct Counting(Arc<Lines>);
+
+impl<S: Subscriber> Layer<S> for Counting {
+    fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
+        let level = event.metadata().level();
+        if let Some(number) = LEVELS.iter().position(|known| known == level) {
+            self.0[number].fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl LogControl {
@@ -52,6 +72,20 @@ impl LogControl {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         self.handle.reload(parsed).map_err(|error| format!("the filter cannot be changed: {error}"))?;
         Ok(std::mem::replace(&mut current, filter.trim().to_owned()))
+    }
+
+    /// Lines that passed the filter since the start, by the word for their level.
+    pub fn lines(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        LEVELS.iter().zip(self.lines.iter()).map(|(level, lines)| {
+            let word = match *level {
+                Level::ERROR => "error",
+                Level::WARN => "warn",
+                Level::INFO => "info",
+                Level::DEBUG => "debug",
+                Level::TRACE => "trace",
+            };
+            (word, lines.load(Ordering::Relaxed))
+        })
     }
 
     /// Lines that were lost because the disk or the pipe was slow or full.
@@ -132,11 +166,13 @@ pub fn build_to(
     let queue =
         queue.map_err(|error| format!("the thread that writes log lines cannot be started: {error}"))?;
     let current = Arc::new(Mutex::new(filter.trim().to_owned()));
-    let lines = match &queue {
+    let written = match &queue {
         None => lines(format),
         Some(queue) => queued_lines(format, queue.clone()),
     };
-    Ok((Registry::default().with(layer).with(lines), LogControl { handle, current, queue }))
+    let lines = Arc::<Lines>::default();
+    let subscriber = Registry::default().with(layer).with(Counting(lines.clone())).with(written);
+    Ok((subscriber, LogControl { handle, current, lines, queue }))
 }
 
 /// Sets up logging for the whole process, on standard error.
@@ -201,6 +237,7 @@ mod tests {
         }
         assert_eq!(control.filter(), "warn");
     }
+
     #[test]
     fn a_line_in_a_file_has_time_level_module_and_fields() {
         let directory = tempfile::TempDir::new().expect("a directory");
@@ -219,6 +256,8 @@ mod tests {
         });
         control.flush(Duration::from_secs(60));
         assert_eq!(control.lost_lines(), 0);
+        let counted: Vec<_> = control.lines().filter(|(_, lines)| *lines > 0).collect();
+        assert_eq!(counted, [("info", 1)], "what the filter holds back is no line");
         let path = directory.path().join("logs/consensus-service.log");
         let text = std::fs::read_to_string(path).expect("written");
         let words: Vec<&str> = text.split_whitespace().collect();

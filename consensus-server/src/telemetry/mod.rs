@@ -11,12 +11,14 @@ pub mod log_queue;
 pub mod logging;
 pub mod metrics;
 mod throttle;
+mod told;
 pub mod trace;
 
 pub use log_file::LogFiles;
 pub use logging::{LogControl, LogTarget, check_filter};
 pub use metrics::Metrics;
 pub use throttle::Throttle;
+pub use told::Told;
 
 /// Unix time in milliseconds, for people and records; nothing that must be right depends on it.
 pub fn unix_time_ms() -> u64 {

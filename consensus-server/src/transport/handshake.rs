@@ -75,6 +75,8 @@ impl Handshake {
         PeerWelcome {
             node_id: self.identity.node_id.get(),
             store_incarnation: self.identity.store_incarnation.0.to_vec().into(),
+            answers_pings: true,
+            pong: 0,
         }
     }
 

@@ -3,13 +3,15 @@
 //! Bounded in messages and bytes: what does not fit is dropped, counted and reported, and Raft sends it
 //! again. Everything that waits when the stream is ready for more goes into one frame. Messages are taken
 //! only by the session that is open; when it ends, what still waits is dropped, because it is stale by the
-//! time the next one opens. Every snapshot message gets exactly one report.
+//! time the next one opens. Every snapshot message gets exactly one report. A ping passes everything that waits, and
+//! its time begins when the stream takes it.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use consensus_core::ids::NodeId;
 use consensus_core::replica::{Message, PeerReport};
@@ -66,6 +68,21 @@ struct State {
     reader: Option<Waker>,
     /// Whether the loss of messages was reported since the phase began.
     reported: bool,
+    /// Number of the newest ping.
+    pings: u64,
+    ping: Ping,
+}
+
+/// What became of the newest ping.
+#[derive(Clone, Copy, Default)]
+enum Ping {
+    /// It is answered or given up, or there was none.
+    #[default]
+    None,
+    /// It waits for the stream.
+    Waits,
+    /// The stream has taken it.
+    Sent(Instant),
 }
 
 impl fmt::Debug for Outbox {
@@ -174,6 +191,33 @@ impl Outbox {
         }
     }
 
+    /// Asks the peer for a sign of life; a question that it has not answered is given up.
+    pub fn ping(&self) {
+        let reader = {
+            let mut state = self.lock();
+            if state.phase != Phase::Open {
+                return;
+            }
+            state.pings += 1;
+            state.ping = Ping::Waits;
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// The peer has answered this ping: how long that took, if it is the newest one.
+    pub fn pong(&self, number: u64) -> Option<Duration> {
+        let mut state = self.lock();
+        let Ping::Sent(at) = state.ping else { return None };
+        if number != state.pings {
+            return None;
+        }
+        state.ping = Ping::None;
+        Some(at.elapsed())
+    }
+
     /// The stream broke or was never made: what waits is lost, which is reported once until the next attempt.
     pub fn end(&self) {
         let mut lost = Lost::default();
@@ -182,6 +226,7 @@ impl Outbox {
             state.session += 1;
             state.phase = Phase::Down;
             state.reported = true;
+            state.ping = Ping::None;
             state.bytes = 0;
             lost.down = state.queue.len() as u64;
             lost.snapshots = state.queue.drain(..).filter(wire::is_snapshot).count() as u64;
@@ -224,6 +269,10 @@ impl Stream for Frames {
             let mut state = outbox.lock();
             if state.session != self.session {
                 return Poll::Ready(None);
+            }
+            if matches!(state.ping, Ping::Waits) && state.phase == Phase::Open {
+                state.ping = Ping::Sent(Instant::now());
+                return Poll::Ready(Some(PeerFrame { frame: Some(Frame::Ping(state.pings)) }));
             }
             if state.phase != Phase::Open || state.queue.is_empty() {
                 state.reader = Some(cx.waker().clone());
@@ -364,6 +413,39 @@ mod tests {
         let _frames = world.session();
         world.outbox.push([append(4000)]);
         assert_eq!((world.outbox.peer().dropped(), world.reports()), (1, vec![PeerReport::Unreachable]));
+    }
+
+    /// The number of a ping that leaves now.
+    fn ping(frames: &mut Frames) -> Option<u64> {
+        match frames.next().now_or_never().flatten()?.frame {
+            Some(Frame::Ping(number)) => Some(number),
+            other => panic!("{other:?} instead of a ping"),
+        }
+    }
+
+    #[test]
+    fn a_ping_passes_what_waits_and_only_the_answer_to_the_newest_counts() {
+        let world = World::new(100, 1 << 20);
+        let outbox = &world.outbox;
+        let mut frames = world.session();
+        outbox.ping();
+        outbox.open();
+        assert!(frames.next().now_or_never().is_none(), "none before the welcome");
+        outbox.push([append(1)]);
+        outbox.ping();
+        assert_eq!(outbox.pong(1), None, "it has not left");
+        assert_eq!(ping(&mut frames), Some(1));
+        assert_eq!(sizes(&mut frames), [1]);
+        outbox.ping();
+        assert_eq!(outbox.pong(1), None, "given up");
+        assert_eq!(ping(&mut frames), Some(2));
+        assert_eq!(outbox.pong(1), None);
+        assert!(outbox.pong(2).is_some());
+        assert_eq!(outbox.pong(2), None, "counted once");
+        outbox.ping();
+        assert_eq!(ping(&mut frames), Some(3));
+        outbox.end();
+        assert_eq!(outbox.pong(3), None, "of a stream that is gone");
     }
 
     #[test]

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use consensus_core::ids::NodeId;
 use consensus_core::replica::{Message, PeerReport};
+use consensus_proto::peer::PeerWelcome;
 use consensus_proto::peer::peer_client::PeerClient;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Transport;
@@ -24,7 +26,12 @@ use crate::chain::ChainHandle;
 use crate::config::Config;
 use crate::security::dialer::Dialer;
 use crate::telemetry::metrics::PeerMetrics;
+use crate::telemetry::{Throttle, Told};
 
+/// How often a line is written that each message can provoke.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+/// How often a peer is asked for a sign of life, to measure the way there and back.
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// A stream that lasted this long was a good one: the next attempt begins with the shortest wait.
 const GOOD_SESSION: Duration = Duration::from_secs(2);
 
@@ -36,6 +43,7 @@ pub struct PeerStreams {
     message_bytes_max: usize,
     outboxes: BTreeMap<NodeId, Arc<Outbox>>,
     chain: Arc<std::sync::OnceLock<ChainHandle>>,
+    stranger_log: Throttle,
     stop: CancellationToken,
 }
 
@@ -71,6 +79,7 @@ impl PeerStreams {
             dialer,
             metrics,
             chain,
+            stranger_log: Throttle::new(LOG_EVERY),
             stop: CancellationToken::new(),
         }
     }
@@ -117,7 +126,14 @@ impl Transport for PeerStreams {
                 Some(outbox) => outbox.push(run),
                 None => {
                     let lost = run.count();
-                    tracing::warn!(to, lost, "messages for a node that is no peer of this chain");
+                    if let Some(held_back) = self.stranger_log.pass() {
+                        tracing::warn!(
+                            to,
+                            lost,
+                            held_back,
+                            "messages for a node that is no peer of this chain"
+                        );
+                    }
                 }
             }
         }
@@ -137,7 +153,7 @@ impl Link {
     /// Connects again and again.
     async fn run(self) {
         let mut backoff = Backoff::new();
-        let mut last_failure = String::new();
+        let mut told = Told::default();
         loop {
             let began = Instant::now();
             let frames = self.outbox.begin(self.handshake.hello(self.outbox.peer().node_id()));
@@ -145,17 +161,15 @@ impl Link {
             self.outbox.peer().set_connected(false);
             self.outbox.end();
             let peer = self.outbox.peer();
-            // The same failure again and again is one line.
-            if failure == last_failure {
-                tracing::debug!(peer = peer.node_id().get(), failure, "no stream to a peer");
-            } else {
-                let (address, peer) = (peer.address(), peer.node_id().get());
-                tracing::warn!(peer, address, failure, "no stream to a peer, trying again");
-                last_failure = failure;
-            }
             if began.elapsed() >= GOOD_SESSION {
                 backoff.reset();
-                last_failure.clear();
+                told = Told::default();
+            }
+            let (address, peer) = (peer.address(), peer.node_id().get());
+            if told.is_due(&failure, Instant::now()) {
+                tracing::warn!(peer, address, failure, "no stream to a peer, trying again");
+            } else {
+                tracing::debug!(peer, address, failure, "no stream to a peer");
             }
             tokio::time::sleep(backoff.wait()).await;
         }
@@ -190,12 +204,30 @@ impl Link {
         peer.set_connected(true);
         self.outbox.open();
         tracing::info!(peer = peer.node_id().get(), address = peer.address(), "stream to a peer is open");
+        let mut pings = tokio::time::interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match answers.message().await {
-                Ok(Some(_)) => peer.heard(),
+            let answer = tokio::select! {
+                answer = answers.message() => answer,
+                // An older peer would end the stream over a frame that it does not know.
+                _ = pings.tick(), if welcome.answers_pings => {
+                    self.outbox.ping();
+                    continue;
+                }
+            };
+            match answer {
+                Ok(Some(answer)) => self.on_answer(&answer),
                 Ok(None) => return "closed by the peer".to_owned(),
                 Err(status) => return status.message().to_owned(),
             }
+        }
+    }
+
+    fn on_answer(&self, answer: &PeerWelcome) {
+        let peer = self.outbox.peer();
+        peer.heard();
+        if let Some(took) = self.outbox.pong(answer.pong) {
+            peer.series().round_trip.observe(took.as_secs_f64());
         }
     }
 

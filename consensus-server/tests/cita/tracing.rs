@@ -47,7 +47,7 @@ fn whole(spans: &[Seen]) -> usize {
 async fn a_sampled_height_has_one_trace_over_all_nodes_and_their_controllers_are_told() {
     let collector = Collector::start().await;
     let (endpoint, service_name) = (collector.endpoint(), "consensus".to_owned());
-    let tracing = Tracing { endpoint, ratio_ppm: 1_000_000, service_name };
+    let tracing = Tracing { endpoint, ca: None, ratio_ppm: 1_000_000, service_name };
     let cluster = Cluster::traced(&ALL, INTERVAL, tracing);
     cluster.grow(&ALL, HEIGHTS).await;
     let controllers = cluster.controllers.clone();

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -14,8 +17,12 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
 /// How long a test waits for spans.
@@ -101,6 +108,12 @@ fn seen(request: ExportTraceServiceRequest) -> Vec<Seen> {
     all
 }
 
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
 /// A collector that runs as long as the test's runtime.
 pub(crate) struct Collector {
     address: SocketAddr,
@@ -109,11 +122,38 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
+        let (listener, address) = listen().await;
+        Self::serve(address, tokio_stream::wrappers::TcpListenerStream::new(listener))
+    }
+
+    /// One that speaks TLS, under `https://`.
+    pub(crate) async fn start_tls(config: ServerConfig) -> Self {
+        let (listener, address) = listen().await;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (ready, incoming) = mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                // Whoever fails in the handshake is no connection.
+                let Ok(mut secured) = acceptor.accept(connection).await else { continue };
+                let (inner, mut outer) = tokio::io::duplex(1 << 16);
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut secured, &mut outer).await });
+                if ready.send(Ok(inner)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self::serve(address, tokio_stream::wrappers::ReceiverStream::new(incoming))
+    }
+
+    fn serve<C>(
+        address: SocketAddr,
+        incoming: impl Stream<Item = std::io::Result<C>> + Send + 'static,
+    ) -> Self
+    where
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let (sender, spans) = watch::channel(Vec::new());
         let service = TraceServiceServer::new(Taker(sender));
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         Self { address, spans }
     }
@@ -125,6 +165,12 @@ impl Collector {
 
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The same for one that speaks TLS, believed if this file vouches for it.
+    pub(crate) fn section_tls(&self, authorities: &Path) -> String {
+        let (address, ca) = (self.address, authorities.display());
+        format!("[tracing]\nendpoint = 'https://{address}'\nca = '{ca}'\nratio = 1.0\n")
     }
 
     /// Every span so far.

@@ -14,7 +14,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -41,6 +41,23 @@ impl Identity {
     pub(crate) fn pin(&self) -> Pin {
         let key = KeyPair::from_pem(&self.key).expect("a key");
         Pin::of_public_key(&rcgen::PublicKeyData::subject_public_key_info(&key))
+    }
+
+    fn parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes());
+        let chain = chain.collect::<Result<_, _>>().expect("PEM");
+        (chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("PEM"))
+    }
+
+    /// A server of HTTP/2 that shows it and asks for nothing.
+    pub(crate) fn server_config(&self) -> ServerConfig {
+        let (chain, key) = self.parts();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.expect("versions").with_no_client_auth();
+        let mut config = builder.with_single_cert(chain, key).expect("a pair");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
     }
 }
 
@@ -144,10 +161,8 @@ impl Tls {
             .expect("versions")
             .with_root_certificates(roots);
         let mut config = match shown {
-            Some(Identity { certificate, key }) => {
-                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes());
-                let chain = chain.collect::<Result<_, _>>().expect("PEM");
-                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+            Some(identity) => {
+                let (chain, key) = identity.parts();
                 builder.with_client_auth_cert(chain, key).expect("a pair")
             }
             None => builder.with_no_client_auth(),

@@ -21,6 +21,8 @@ use consensus_server::config::{Config, Listen, LogFormat};
 use consensus_server::lifecycle::{Listeners, Server};
 use consensus_server::telemetry::logging;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 /// Free ports of the loopback interface.
@@ -48,6 +50,16 @@ impl Cluster {
 
     /// The same with something else appended for each node.
     pub(crate) async fn start_each(count: u64, absent: &[u64], extra: impl Fn(u64) -> String) -> Self {
+        Self::start_ticking(20, count, absent, extra).await
+    }
+
+    /// The same with ticks of this length: elections wait ten times as long, and a busy machine leads to none.
+    pub(crate) async fn start_ticking(
+        tick_ms: u64,
+        count: u64,
+        absent: &[u64],
+        extra: impl Fn(u64) -> String,
+    ) -> Self {
         let data = TempDir::new().expect("a temporary directory");
         let mut listeners = Vec::new();
         let mut members = String::new();
@@ -67,7 +79,7 @@ impl Cluster {
             let Listen { client, peer, ops } = bound.addresses().expect("bound");
             let extra = extra(id);
             let text = format!(
-                "[node]\nid = {id}\ncluster = 'test'\ndata_dir = 'node{id}'\n[raft]\ntick_ms = 20\n\
+                "[node]\nid = {id}\ncluster = 'test'\ndata_dir = 'node{id}'\n[raft]\ntick_ms = {tick_ms}\n\
                  [security]\ninsecure = true\n\
                  [listen]\nclient = '{client}'\npeer = '{peer}'\nops = '{ops}'\n{members}{extra}"
             );
@@ -233,4 +245,15 @@ pub(crate) fn hello(server: &Server, from: u64) -> Hello {
 
 pub(crate) fn transaction(id: impl Into<String>, payload: impl Into<String>) -> Transaction {
     Transaction { id: id.into().into_bytes().into(), payload: payload.into().into_bytes().into() }
+}
+
+/// What `/metrics` says about this series.
+pub(crate) async fn metric(ops: SocketAddr, series: &str) -> Option<f64> {
+    let mut stream = TcpStream::connect(ops).await.expect("listens");
+    let request = "GET /metrics HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("taken");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("answered");
+    let line = text.lines().find_map(|line| line.strip_prefix(series))?;
+    Some(line.trim().parse().expect("a number"))
 }

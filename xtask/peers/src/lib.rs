@@ -7,10 +7,12 @@
 //! transactions, checks no signatures and is no part of what we ship.
 //!
 //! [`chain`] is the pure part (what a block is, which verdict it gets), [`ledger`] the file; [`controller`]
-//! and [`network`] are the two services, [`config`] what they read, [`call`] how they call others.
+//! and [`network`] are the two services, [`config`] what they read, [`call`] how they call others. [`collector`] takes
+//! traces, for measurements.
 
 pub mod call;
 pub mod chain;
+pub mod collector;
 pub mod config;
 mod control;
 pub mod controller;

@@ -1,14 +1,15 @@
 //! `cita-peer`: a stand-in for the controller or the network of one node of a CITA-Cloud chain.
 //!
 //! Reads the node's own configuration, serves until SIGTERM and then ends at once. What it does wrong, and
-//! what it has seen, is asked of its control listener. One more command asks any service for its health.
+//! what it has seen, is asked of its control listener. Two more commands ask any service for its health, and play a
+//! collector of traces.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cita_peers::config::{ControllerConfig, NetworkConfig};
-use cita_peers::{Timing, call, controller, network};
+use cita_peers::{Timing, call, collector, controller, network};
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +37,8 @@ enum Command {
     Controller(ControllerArguments),
     /// Carries messages between the nodes of a chain
     Network(NetworkArguments),
+    /// Takes traces over OTLP and looks at none
+    Collector(CollectorArguments),
     /// Asks a service for its health, as a probe does, and prints the answer
     Health(HealthArguments),
 }
@@ -72,6 +75,13 @@ struct NetworkArguments {
 }
 
 #[derive(Debug, Args)]
+struct CollectorArguments {
+    /// Where
+    #[arg(long, value_name = "ADDRESS")]
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
 struct HealthArguments {
     /// Whom to ask
     address: SocketAddr,
@@ -86,7 +96,9 @@ fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let mut runtime = match cli.command {
         Command::Controller(_) => tokio::runtime::Builder::new_multi_thread(),
-        Command::Network(_) | Command::Health(_) => tokio::runtime::Builder::new_current_thread(),
+        Command::Network(_) | Command::Collector(_) | Command::Health(_) => {
+            tokio::runtime::Builder::new_current_thread()
+        }
     };
     let runtime = runtime.worker_threads(CONTROLLER_THREADS).enable_all().build().context("runtime")?;
     runtime.block_on(async {
@@ -117,6 +129,7 @@ async fn serve(command: Command) -> Result<()> {
                 network::Options { control: bound(common.control).await?, listener: None, peers: None, seed };
             network::run(config, options).await
         }
+        Command::Collector(CollectorArguments { listen }) => collector::run(listen).await,
         Command::Health(arguments) => print_health(arguments).await,
     }
 }

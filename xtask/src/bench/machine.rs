@@ -155,6 +155,11 @@ pub(super) struct Used {
 }
 
 impl Used {
+    /// Processor time of the nodes.
+    pub(super) fn node_seconds(&self) -> f64 {
+        self.nodes as f64 / TICKS_PER_SECOND
+    }
+
     pub(super) fn node_cores(&self) -> f64 {
         self.nodes as f64 / TICKS_PER_SECOND / self.seconds.max(0.001)
     }

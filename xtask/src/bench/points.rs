@@ -74,6 +74,9 @@ const POINTS: [Point; 14] = [
     low("B3 one client, 1 tx per block", true, Place::OnePerBlock, false),
 ];
 
+/// What the cost of tracing is measured under.
+pub(super) const TRACED: Point = stream("B2 streams, all nodes, traced", To::All);
+
 /// The points of a run; `only` names workloads, none means all.
 pub(super) fn select(quick: bool, only: &[String]) -> Vec<Point> {
     let wanted = |point: &&Point| {

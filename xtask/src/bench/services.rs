@@ -33,6 +33,10 @@ pub(super) struct Sample {
     pub(super) errors: u64,
     /// Processor time of all nodes together, in cores.
     pub(super) node_cores: f64,
+    /// The same in seconds, of the whole load.
+    pub(super) node_seconds: f64,
+    /// Processor time of all nodes together for each transaction of the whole load, in microseconds.
+    pub(super) node_us_per_transaction: f64,
     pub(super) client_cores: f64,
     /// Of everything else on the machine.
     pub(super) foreign_cores: f64,
@@ -87,6 +91,8 @@ fn load(cli: &Cli, point: &Point, quick: bool, extra: &[&str], ids: &[u32]) -> R
         p99_us: report.latency.p99_us,
         errors: report.errors,
         node_cores: used.node_cores(),
+        node_seconds: used.node_seconds(),
+        node_us_per_transaction: 0.0,
         client_cores: report.client_cores,
         foreign_cores: used.foreign_cores(),
         resident_bytes: used.resident_bytes_max,
@@ -154,6 +160,7 @@ impl Ours {
         let payload = (transactions * report.payload_bytes * ids.len() as u64) as f64;
         let written = Counters::written_bytes(&ids).saturating_sub(written_before) as f64;
         sample.write_amplification = written / payload.max(1.0);
+        sample.node_us_per_transaction = sample.node_seconds * 1e6 / (transactions as f64).max(1.0);
         Ok(sample)
     }
 

@@ -101,7 +101,7 @@ pub(super) fn one(sample: &Sample, work: Work) -> String {
     format!("{rate}p50 {}  p99 {}{errors}", micros(sample.p50_us as f64), micros(sample.p99_us as f64))
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values = values.collect::<Vec<_>>();
     values.sort_by(f64::total_cmp);
     match values.len() {

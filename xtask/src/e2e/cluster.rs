@@ -195,6 +195,11 @@ impl Cluster {
         self.route(|_, to| to.peer_address())
     }
 
+    /// Nodes that are started from now on run this program.
+    pub(crate) fn serve_with(&mut self, server: &Path) {
+        self.server = server.to_path_buf();
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }

@@ -28,7 +28,7 @@ pub(crate) fn get_at(at: SocketAddr, path: &str) -> Result<Value> {
 /// The text that a page holds.
 pub(crate) fn text_at(at: SocketAddr, path: &str) -> Result<String> {
     let name = || format!("GET {path} at {at}");
-    let text = exchange(at, "GET", path, None).with_context(name)?;
+    let text = exchange(at, "GET", path, "").with_context(name)?;
     let (head, body) = text.split_once("\r\n\r\n").with_context(name)?;
     ensure!(head.split_whitespace().nth(1) == Some("200"), "{}: {}", name(), body.trim());
     Ok(body.to_owned())
@@ -37,7 +37,7 @@ pub(crate) fn text_at(at: SocketAddr, path: &str) -> Result<String> {
 /// The status code of a page at a loopback port.
 pub(crate) fn code(port: u16, path: &str) -> Result<u16> {
     let name = || format!("GET {path} at port {port}");
-    let text = exchange(loopback(port), "GET", path, None).with_context(name)?;
+    let text = exchange(loopback(port), "GET", path, "").with_context(name)?;
     let code = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
     code.with_context(name)
 }
@@ -47,13 +47,22 @@ pub(crate) fn post(port: u16, path: &str, body: &Value) -> Result<Value> {
     request(loopback(port), "POST", path, Some(body))
 }
 
+/// Puts a text at a loopback port.
+pub(crate) fn put_text(port: u16, path: &str, body: &str) -> Result<()> {
+    let name = || format!("PUT {path} at port {port}");
+    let text = exchange(loopback(port), "PUT", path, body).with_context(name)?;
+    ensure!(text.split_whitespace().nth(1) == Some("200"), "{}: {text}", name());
+    Ok(())
+}
+
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 fn request(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
     let name = || format!("{method} {path} at {at}");
-    let text = exchange(at, method, path, body).with_context(name)?;
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let text = exchange(at, method, path, &body).with_context(name)?;
     let (head, body) = text.split_once("\r\n\r\n").with_context(name)?;
     let code = head.split_whitespace().nth(1).unwrap_or_default();
     if code != "200" {
@@ -62,8 +71,7 @@ fn request(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Re
     serde_json::from_str(body).with_context(name)
 }
 
-fn exchange(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
-    let body = body.map(Value::to_string).unwrap_or_default();
+fn exchange(at: SocketAddr, method: &str, path: &str, body: &str) -> Result<String> {
     let limit = if method == "GET" { ASK_LIMIT } else { ORDER_LIMIT };
     let mut stream = TcpStream::connect_timeout(&at, limit)?;
     stream.set_read_timeout(Some(limit))?;

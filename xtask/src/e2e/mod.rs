@@ -7,6 +7,7 @@
 //! says so. Everything a run writes is under `e2e/` in the build directory; a run that holds removes it, one
 //! that does not names it.
 
+mod alerts;
 mod assertions;
 mod chaos;
 mod cita;
@@ -28,6 +29,7 @@ use clap::{Args, Subcommand};
 pub(crate) use self::chaos::NotCovered;
 use self::cli::Cli;
 pub(crate) use self::report::thousands;
+use self::scenarios::upgrade::Older;
 use crate::interrupt::Interrupt;
 use crate::setup;
 use crate::workspace::{self, Workspace};
@@ -47,8 +49,10 @@ Examples:
   cargo xtask e2e flood --seconds 15       TLS: a client floods, the others are served
   cargo xtask e2e chaos --quick            every kind of fault once: processes, network, disk
   cargo xtask e2e page                     the status page in Chromium, with pictures
+  cargo xtask e2e alerts                   every alert fired by a real fault, and over after it
   cargo xtask e2e cita                     the consensus service of a CITA-Cloud chain, all stories
-  cargo xtask e2e docker                   the image and the compose file that ship, in containers"
+  cargo xtask e2e docker                   the image and the compose file that ship, in containers
+  cargo xtask e2e upgrade --revision v0.1  a rolling upgrade from that revision to this build, and back"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -73,12 +77,16 @@ enum Scenario {
     Flood(scenarios::flood::Options),
     /// Faults of every kind from a seeded schedule: processes, network, disk
     Chaos(chaos::Options),
+    /// The alerts that ship, fired by real faults before a real Prometheus
+    Alerts(alerts::Options),
     /// The status page in a browser without a screen, when all is well and when it is not
     Page(scenarios::page::Options),
     /// A CITA-Cloud chain: the consensus service between stand-ins for controller and network
     Cita(cita::Options),
     /// The image and the compose file as they ship: four containers, killed, cut off and restarted under load
     Docker(docker::Options),
+    /// A rolling upgrade from an older build and back, under load
+    Upgrade(scenarios::upgrade::Options),
 }
 
 /// What every scenario stands on.
@@ -101,7 +109,7 @@ impl Stage {
     }
 
     /// The same with further packages.
-    fn build_with(
+    pub(crate) fn build_with(
         workspace: &Workspace,
         profile: Profile,
         no_build: bool,
@@ -194,17 +202,27 @@ impl Profile {
     }
 }
 
+/// Says what was asked for without a build, or why nothing can be run here; whether that was all.
+fn ends_at_once(arguments: &Arguments) -> Result<bool> {
+    let skipped = match &arguments.scenario {
+        Some(Scenario::Chaos(options)) if options.plan => return chaos::planned(options).map(|_| true),
+        Some(Scenario::Alerts(options)) if options.list => {
+            alerts::list();
+            return Ok(true);
+        }
+        Some(Scenario::Docker(_)) => docker::missing().map(|why| format!("no containers were run, {why}")),
+        Some(Scenario::Alerts(_)) => alerts::missing().map(|why| format!("no alert was fired, {why}")),
+        _ => None,
+    };
+    if let Some(why) = &skipped {
+        println!("SKIPPED: {why}");
+    }
+    Ok(skipped.is_some())
+}
+
 /// Runs a scenario.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    if let Some(Scenario::Chaos(options)) = &arguments.scenario
-        && options.plan
-    {
-        return chaos::planned(options).map(drop);
-    }
-    if let Some(Scenario::Docker(_)) = &arguments.scenario
-        && let Some(why) = docker::missing()
-    {
-        println!("SKIPPED: no containers were run, {why}");
+    if ends_at_once(arguments)? {
         return Ok(());
     }
     let no_build = match &arguments.scenario {
@@ -212,14 +230,29 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(Scenario::Restart(options)) => options.no_build,
         Some(Scenario::Mistakes(options)) => options.no_build,
         Some(Scenario::Page(options)) => options.no_build,
+        Some(Scenario::Alerts(options)) => options.no_build,
         Some(Scenario::Certs(options)) => options.no_build,
         Some(Scenario::Flood(options)) => options.no_build,
         Some(Scenario::Chaos(options)) => options.no_build,
         Some(Scenario::Cita(options)) => options.no_build,
         Some(Scenario::Docker(options)) => options.no_build,
+        Some(Scenario::Upgrade(options)) => options.no_build,
+    };
+    // First, because it is built where this build goes too.
+    let older = match &arguments.scenario {
+        Some(Scenario::Upgrade(options)) => match Older::provide(workspace, options)? {
+            Some(older) => Some(older),
+            None => {
+                println!(
+                    "SKIPPED: there is no tag to upgrade from; --revision names one, --from its programs"
+                );
+                return Ok(());
+            }
+        },
+        _ => None,
     };
     let packages: &[&str] = match &arguments.scenario {
-        Some(Scenario::Cita(_)) => &["cita-peers"],
+        Some(Scenario::Cita(_) | Scenario::Alerts(_)) => &["cita-peers"],
         _ => &[],
     };
     let profile = match &arguments.scenario {
@@ -239,11 +272,16 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Some(Scenario::Restart(options)) => scenarios::restart::run(&stage, options),
         Some(Scenario::Mistakes(options)) => scenarios::mistakes::run(&stage, options),
         Some(Scenario::Page(options)) => scenarios::page::run(&stage, options),
+        Some(Scenario::Alerts(options)) => alerts::run(&stage, options),
         Some(Scenario::Certs(options)) => scenarios::certs::run(&stage, options),
         Some(Scenario::Flood(options)) => scenarios::flood::run(&stage, options),
         Some(Scenario::Chaos(options)) => chaos::run(&stage, options),
         Some(Scenario::Cita(options)) => cita::run(&stage, options),
         Some(Scenario::Docker(options)) => docker::run(workspace, &stage, options),
+        Some(Scenario::Upgrade(options)) => {
+            let older = older.context("an upgrade without an older build ends above")?;
+            scenarios::upgrade::run(&stage, &older, options)
+        }
     }
 }
 

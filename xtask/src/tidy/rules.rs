@@ -60,6 +60,10 @@ const MARKS: [&str; 8] =
 const UNBOUNDED: [&str; 5] =
     ["unbounded_channel", "UnboundedSender", "UnboundedReceiver", "mpsc::unbounded", "mpsc::channel()"];
 
+/// What writes a log line.
+const LOG_MACROS: [&str; 5] =
+    ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "tracing::debug!(", "tracing::trace!("];
+
 /// Lines above a pause in which the loop that it belongs to is looked for.
 const POLL_LINES: usize = 10;
 
@@ -74,6 +78,7 @@ pub(super) fn all(source: &Source) -> Vec<Finding> {
         module_docs,
         unbounded_channels,
         sleeping_tests,
+        log_messages,
     ];
     rules.iter().flat_map(|rule| rule(source)).collect()
 }
@@ -212,6 +217,43 @@ fn sleeping_tests(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
+/// Values belong into fields: a message is what people search and count lines by. Stand-ins for tests may say more.
+fn log_messages(source: &Source) -> Vec<Finding> {
+    if !source.path().starts_with("consensus-") {
+        return Vec::new();
+    }
+    LOG_MACROS
+        .iter()
+        .flat_map(|token| occurrences(source.code(), token).map(move |position| (token, position)))
+        .filter(|(_, position)| !source.is_test(*position))
+        .filter(|(token, position)| formats_a_message(source, position + token.len() - 1))
+        .map(|(_, position)| {
+            finding(source, position, "log-message", "a value in the message of a log line: make it a field")
+        })
+        .collect()
+}
+
+/// Whether the call whose bracket is at `open` has a literal with a brace among its own arguments.
+fn formats_a_message(source: &Source, open: usize) -> bool {
+    let (text, code) = (source.text().as_bytes(), source.code().as_bytes());
+    let (mut depth, mut literal, mut position) = (0, false, open);
+    while position < text.len() {
+        match text[position] {
+            b'\\' if literal => position += 1,
+            b'"' if code[position] == b' ' => literal = !literal,
+            b'{' if literal && depth == 1 => return true,
+            b'(' if !literal => depth += 1,
+            b')' if !literal => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return false;
+        }
+        position += 1;
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,5 +339,24 @@ mod tests {
         assert_eq!(broken("consensus-server/src/x.rs", text), [("sleeping-test", 4)]);
         let text = "#[cfg(test)]\nmod tests {\n    fn a() { while !c() { std::thread::sleep(b); } }\n}\n";
         assert_eq!(broken("consensus-server/src/x.rs", text), []);
+    }
+
+    #[test]
+    fn a_value_in_the_message_of_a_log_line_is_found() {
+        let path = "consensus-server/src/x.rs";
+        for text in [
+            "fn a() { tracing::warn!(\"{b} is gone\"); }\n",
+            "fn a() { tracing::warn!(c, \"{} is gone\", b); }\n",
+            "fn a() { tracing::error!(c = d(e), \"a (b) {c}\"); }\n",
+        ] {
+            assert_eq!(broken(path, text), [("log-message", 2)], "{text}");
+        }
+        for text in [
+            "fn a() { tracing::warn!(b, \"it is gone\"); }\n",
+            "fn a() { tracing::warn!(b = %format_args!(\"{b:03o}\"), \"it is (not) gone\"); let c = \"{d}\"; }\n",
+            "fn a() { tracing::debug!(\"a \\\" quote\"); }\n",
+        ] {
+            assert_eq!(broken(path, text), [], "{text}");
+        }
     }
 }

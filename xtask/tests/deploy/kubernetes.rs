@@ -1,5 +1,7 @@
 //! The manifests fit each other: selectors select, ports have names that exist, files that are mounted are made.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::yaml::{deploy, document, documents, text, words};
@@ -81,12 +83,82 @@ fn services_policies_and_probes_name_ports_that_the_container_has() {
         let name = rule["ports"][0]["port"].as_str().expect("a name");
         assert!(port(&container, name).is_some(), "{rule}");
     }
-    for (probe, path) in
-        [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
-    {
-        let ask = &container[probe]["httpGet"];
-        assert_eq!(ask["path"], path, "{probe}");
-        assert_eq!(port(&container, ask["port"].as_str().expect("a name")), Some(7402), "{probe}");
+    assert_eq!(port(&container, "ops"), Some(7402));
+    for (probe, how) in [
+        ("startupProbe", "--accept-expired"),
+        ("livenessProbe", "--accept-expired"),
+        ("readinessProbe", "--ready"),
+    ] {
+        let asked = words(&container[probe]["exec"]["command"]);
+        assert_eq!(asked, ["consensus-cli", "health", "--ops", "127.0.0.1:7402", how], "{probe}");
+        // The command gives up by itself, with its reason, before it is killed.
+        assert!(container[probe]["timeoutSeconds"].as_u64() > Some(2), "{probe}");
+    }
+}
+
+/// The files that a projected volume is made of: the Secret, its key, and the path that it gets.
+fn projected(volumes: &Value, name: &str) -> Vec<(String, String, String)> {
+    let volume = volumes.as_array().expect("volumes").iter().find(|volume| volume["name"] == name);
+    let sources = volume.unwrap_or_else(|| panic!("no volume {name}"))["projected"]["sources"].clone();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let files = sources.as_array().expect("sources").iter().flat_map(|source| {
+        let secret = &source["secret"];
+        let items = secret["items"].as_array().expect("items").clone();
+        items.into_iter().map(|item| (text(&secret["name"]), text(&item["key"]), text(&item["path"])))
+    });
+    files.collect()
+}
+
+#[test]
+fn a_pod_has_all_certificates_and_its_container_sees_no_other_nodes_key() {
+    let set = manifest("StatefulSet", "consensus");
+    let pod = &set["spec"]["template"]["spec"];
+    let file = |secret: &str, key: &str, path: &str| (secret.to_owned(), key.to_owned(), path.to_owned());
+    let mut certs = vec![file("consensus-ca", "ca.crt", "ca.crt")];
+    let mut keys = Vec::new();
+    for pod in 0..4 {
+        let secret = format!("consensus-{pod}-tls");
+        certs.push(file(&secret, "tls.crt", &format!("node{}.crt", pod + 1)));
+        for key in ["tls.crt", "tls.key"] {
+            keys.push(file(&secret, key, &format!("consensus-{pod}/{key}")));
+        }
+    }
+    assert_eq!(projected(&pod["volumes"], "certs"), certs);
+    assert_eq!(projected(&pod["volumes"], "keys"), keys);
+    let container = container(pod, "consensus");
+    let mounts = container["volumeMounts"].as_array().expect("mounts");
+    let mount = |name: &str| mounts.iter().find(|mount| mount["name"] == name).expect("is mounted").clone();
+    assert_eq!(mount("keys")["subPathExpr"], "$(POD_NAME)", "the pod's own directory");
+    assert_eq!(
+        (&mount("keys")["mountPath"], &mount("certs")["mountPath"]),
+        (&json!("/own"), &json!("/certs"))
+    );
+    for one in &["keys", "certs"] {
+        assert_eq!(mount(one)["readOnly"], true, "{one}");
+    }
+    let environment = container["env"].as_array().expect("a list");
+    for (name, path) in [("CA", "/certs/ca.crt"), ("CERT", "/own/tls.crt"), ("KEY", "/own/tls.key")] {
+        let expected = json!({ "name": format!("CONSENSUS_{name}"), "value": path });
+        assert!(environment.contains(&expected), "{expected}");
+        assert!(text("k8s/config/consensus-0.toml").contains(&format!("\"{path}\"")), "{path}");
+    }
+    for id in 1..=4 {
+        let certificate = format!("certificate = \"/certs/node{id}.crt\"");
+        assert!(text("k8s/config/consensus-0.toml").contains(&certificate), "{certificate}");
+    }
+    assert!(!text("k8s/config/consensus-0.toml").contains("insecure"), "plaintext");
+}
+
+#[test]
+fn kubectl_puts_the_manifests_together_where_it_is_installed() {
+    let Ok(output) = Command::new("kubectl").arg("kustomize").arg(deploy("k8s")).output() else {
+        eprintln!("SKIPPED: kubectl is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for kind in ["StatefulSet", "NetworkPolicy", "PodDisruptionBudget", "ConfigMap"] {
+        assert!(said.contains(&format!("kind: {kind}\n")), "{kind} is not in {said}");
     }
 }
 

@@ -74,15 +74,18 @@ fn every_alert_is_tested_to_fire_and_to_clear_after_it() {
 #[test]
 fn promtool_finds_nothing_where_it_is_installed() {
     let promtool = std::env::var_os("PROMTOOL").unwrap_or_else(|| "promtool".into());
-    let ask = |arguments: [&str; 2], file: &str| {
+    let ask = |arguments: &[&str], file: &str| {
         Command::new(&promtool).args(arguments).arg(deploy(&format!("prometheus/{file}"))).output()
     };
-    if ask(["check", "config"], "prometheus.yml").is_err() {
+    // Without a look at the certificates, which are not on this machine.
+    let config = (&["check", "config", "--syntax-only"][..], "prometheus.yml");
+    if ask(config.0, config.1).is_err() {
         eprintln!("SKIPPED: promtool is not installed; PROMTOOL may name it");
         return;
     }
-    let tests = TESTS.map(|file| (["test", "rules"], file));
-    for (arguments, file) in [(["check", "config"], "prometheus.yml")].into_iter().chain(tests) {
+    let tests = TESTS.map(|file| (&["test", "rules"][..], file));
+    let rules = (&["check", "rules"][..], "rules.yml");
+    for (arguments, file) in [config, rules].into_iter().chain(tests) {
         let output = ask(arguments, file).expect("starts");
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");

@@ -32,13 +32,13 @@ struct Made {
 }
 
 /// The files of one name.
-struct Paths {
-    certificate: PathBuf,
-    key: PathBuf,
+pub(super) struct Paths {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
 }
 
 impl Paths {
-    fn new(directory: &Path, name: &str) -> Self {
+    pub(super) fn new(directory: &Path, name: &str) -> Self {
         Self {
             certificate: directory.join(format!("{name}.crt")),
             key: directory.join(format!("{name}.key")),

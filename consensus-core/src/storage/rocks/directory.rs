@@ -121,9 +121,24 @@ pub(super) fn engine(path: &Path) -> PathBuf {
 /// # Errors
 /// The operating system's.
 pub fn free_bytes(path: &Path) -> Result<u64> {
+    room(path).map(|room| room.free_bytes)
+}
+
+/// A file system's room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Room {
+    /// Bytes that an unprivileged process may still write.
+    pub(super) free_bytes: u64,
+    /// All its bytes.
+    pub(super) capacity_bytes: u64,
+}
+
+/// The room on the file system of `path`.
+pub(super) fn room(path: &Path) -> Result<Room> {
     let stat =
         rustix::fs::statvfs(path).map_err(|error| failed("ask for the free space of", path, &error))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Room { free_bytes: bytes(stat.f_bavail), capacity_bytes: bytes(stat.f_blocks) })
 }
 
 /// Creates a directory that only its owner may enter; one that exists is left as it is.

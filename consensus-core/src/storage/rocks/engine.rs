@@ -7,6 +7,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,6 +36,8 @@ const STALL_RETRY: Duration = Duration::from_millis(1);
 /// An open database.
 pub(super) struct Engine {
     db: DB,
+    /// How long writes have waited for room in memory, in microseconds.
+    stalled_us: AtomicU64,
 }
 
 impl std::fmt::Debug for Engine {
@@ -53,7 +56,7 @@ impl Engine {
         db.create_if_missing(true);
         db.create_missing_column_families(true);
         let opened = DB::open_cf_descriptors(&db, path, families(options));
-        opened.map(|db| Self { db }).map_err(|error| open_failed(path, &error))
+        opened.map(Self::of).map_err(|error| open_failed(path, &error))
     }
 
     /// Opens what nobody writes; writes nothing.
@@ -62,7 +65,7 @@ impl Engine {
         let mut db = database_options(&options);
         db.set_max_open_files(-1);
         let opened = DB::open_cf_descriptors_read_only(&db, path, families(&options), false);
-        opened.map(|db| Self { db }).map_err(|error| open_failed(path, &error))
+        opened.map(Self::of).map_err(|error| open_failed(path, &error))
     }
 
     /// Opens beside a process that writes; its own notes go to `scratch`.
@@ -73,7 +76,11 @@ impl Engine {
         let opened = DB::open_cf_descriptors_as_secondary(&db, path, scratch, families(&options));
         let db = opened.map_err(|error| open_failed(path, &error))?;
         db.try_catch_up_with_primary().map_err(|error| open_failed(path, &error))?;
-        Ok(Self { db })
+        Ok(Self::of(db))
+    }
+
+    fn of(db: DB) -> Self {
+        Self { db, stalled_us: AtomicU64::new(0) }
     }
 
     /// The database.
@@ -122,8 +129,15 @@ impl Engine {
             );
             return Err(Error::Engine { operation: "write", cause });
         }
+        let paused = Instant::now();
         std::thread::sleep(STALL_RETRY);
+        self.stalled_us.fetch_add(paused.elapsed().as_micros() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How long writes have waited for room in memory since the database was opened.
+    pub(super) fn stalled(&self) -> Duration {
+        Duration::from_micros(self.stalled_us.load(Ordering::Relaxed))
     }
 
     fn read_failed(error: &rocksdb::Error) -> Error {

@@ -25,6 +25,7 @@ use super::{ControllerApplication, VoidRefused};
 use crate::application::{ApplicationEvent, ApplicationInbox};
 use crate::chain::ChainHandle;
 use crate::config::cita::address::{peer_ids, short};
+use crate::telemetry::Told;
 use crate::telemetry::trace::Span;
 use crate::transport::cita::{Letter, Mail};
 
@@ -115,14 +116,16 @@ struct Task {
     changed_at: Option<Instant>,
     admission: Option<Ticket>,
     settled: bool,
-    /// Whom the membership waits for.
-    member_awaited: Option<String>,
+    /// What was said of whom the membership waits for.
+    member_awaited: Told,
     blocked_since: Option<Instant>,
     handed_over_at: Option<Instant>,
     /// The controller's list of validators cannot be used.
     bad_list: Option<String>,
     /// Whom the giving up of a block waits for.
     waiting: Option<String>,
+    /// Lines that would be written again and again.
+    told: Told,
     halted: bool,
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
 }
@@ -152,11 +155,12 @@ impl Task {
             changed_at: None,
             admission: None,
             settled: false,
-            member_awaited: None,
+            member_awaited: Told::default(),
             blocked_since: None,
             handed_over_at: None,
             bad_list: None,
             waiting: None,
+            told: Told::default(),
             halted: false,
             calls: FuturesUnordered::new(),
         }
@@ -314,7 +318,9 @@ impl Task {
             Done::Controlled(outcome) => {
                 self.changing = false;
                 self.changed_at = Some(now);
-                if let Err(refusal) = outcome {
+                if let Err(refusal) = outcome
+                    && self.told.is_due(&refusal.to_string(), now)
+                {
                     tracing::info!(%refusal, "membership or leadership stays as it is for now");
                 }
             }
@@ -326,7 +332,7 @@ impl Task {
     fn on_notice(&mut self, notice: Notice, now: Instant) {
         match notice {
             Notice::Moved => self.on_moved(now),
-            Notice::Verdict(candidate, code) => self.on_verdict(&candidate, code),
+            Notice::Verdict(candidate, code) => self.on_verdict(&candidate, code, now),
             Notice::Proposal(height, data) => self.proposer.on_proposal(self.app.own, height, data, now),
             Notice::NoProposal(why) => self.proposer.on_no_proposal(why, now),
             Notice::Stuck(stuck) => tracing::warn!(
@@ -346,7 +352,7 @@ impl Task {
             Ok(mut validators) => {
                 validators.sort_unstable();
                 if validators != self.validators {
-                    tracing::info!(height = configuration.height, validators = ?short(&validators), "validators");
+                    tracing::info!(height = configuration.height, validators = ?short(&validators), "validators changed");
                     self.validators = validators;
                     self.validators_since = now;
                 }
@@ -359,9 +365,11 @@ impl Task {
         }
     }
 
-    fn on_verdict(&mut self, candidate: &Candidate, code: Code) {
+    fn on_verdict(&mut self, candidate: &Candidate, code: Code, now: Instant) {
         let Some(asker) = self.asked_by else { return };
-        if code.meaning() == Meaning::Refused {
+        if code.meaning() == Meaning::Refused
+            && self.told.is_due(&format!("candidate {} {code}", candidate.height), now)
+        {
             tracing::warn!(height = candidate.height, %code, "the controller refuses a candidate");
         }
         let (term, number) = (candidate.term, candidate.number);
@@ -445,9 +453,13 @@ impl Task {
             return;
         }
         self.promise_kept = false;
-        tracing::warn!(?promise, "this node will not commit these blocks: they are being given up");
-        self.desk.promised(promise);
         let Promise { from_height, upto_index } = promise;
+        tracing::warn!(
+            from_height,
+            upto_index,
+            "this node will not commit these blocks: they are being given up"
+        );
+        self.desk.promised(promise);
         let value = wire::Promise { from_height, upto_index }.encode_to_vec();
         let write = ApplicationWrite { key: PROMISE_KEY.to_vec(), value: Some(value.into()) };
         let chain = self.chain.clone();

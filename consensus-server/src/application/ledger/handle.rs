@@ -78,6 +78,16 @@ impl LedgerHandle {
         self.shared.frames.len()
     }
 
+    /// Transactions in the leader's pipeline on this node: waiting for a block, or in one that is not applied yet.
+    pub fn in_pipeline(&self) -> u64 {
+        self.shared.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Transactions of this node that are with the leader right now.
+    pub fn forwarded(&self) -> usize {
+        self.shared.forwarded.load(Ordering::Relaxed) as usize
+    }
+
     /// Orders transactions, here if this node leads, else by forwarding the frame to the leader. While
     /// leadership moves, a frame without all of its outcomes is offered again for
     /// [`LedgerOptions::leader_grace`]; what the chain has by then is answered with its place as a duplicate. The outcomes' counts add up to the number of transactions, in their order.

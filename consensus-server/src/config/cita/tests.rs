@@ -371,11 +371,14 @@ fn traces_have_a_table_of_their_own() {
     assert!(said.contains("config.toml:5: consensus_raft.tracing.ratio is of type string"), "{said}");
     let said = mistakes("[consensus_raft.tracing]\nendpoint = 'https://c'\nratio = 1.5\n");
     for expected in [
-        "config.toml:4: consensus_raft.tracing.endpoint is \"https://c\", must begin with http://",
+        "config.toml: consensus_raft.tracing.ca is missing, must be the file",
         "config.toml:5: consensus_raft.tracing.ratio is 1.5, must be between 0 and 1",
     ] {
         assert!(said.contains(expected), "{said}");
     }
+    let config = parse(&section("[consensus_raft.tracing]\nendpoint = 'https://c'\nca = 'collector.pem'\n"));
+    let tracing = config.expect("valid").tracing.expect("there");
+    assert!(tracing.ca.is_some_and(|ca| ca.ends_with("collector.pem")));
     let config = parse(&section("[consensus_raft.tracing]\nendpont = 'http://c:4317'\n")).expect("valid");
     assert_eq!(
         config.warnings,

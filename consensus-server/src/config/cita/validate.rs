@@ -73,7 +73,7 @@ pub(super) fn validate(text: &str, name: &str, base: &Path) -> Result<CitaConfig
     let log = check.log();
     let buckets_ms = check.buckets();
     let peers = check.peers(own.as_ref().map(|(_, id)| *id));
-    let tracing = check.tracing(text);
+    let tracing = check.tracing(text, base);
     for (line, key) in check.section.unknown() {
         check.warnings.push(format!("{name}:{line}: {} is not known, it is ignored", legible(&key)));
     }
@@ -340,19 +340,25 @@ impl Check<'_> {
         Some(DirectPeer { address, node_id, at: at?.to_owned() })
     }
 
-    fn tracing(&mut self, text: &str) -> Option<Tracing> {
+    fn tracing(&mut self, text: &str, base: &Path) -> Option<Tracing> {
         let table = self.section.table("tracing")?;
         let mut section = Section::new(TRACING_SECTION, text, Some(table));
-        let [endpoint, ratio, service_name] = [Key::Endpoint, Key::Ratio, Key::ServiceName].map(Key::as_str);
-        let (endpoint, name) = (section.text(endpoint), section.text(service_name));
-        let ratio = section.decimal(ratio);
-        let typed = |found: &Option<Found<&str>>| found.as_ref().map(|found| found.value.to_owned());
-        let (typed_endpoint, typed_ratio) = (typed(&endpoint), ratio.as_ref().map(|ratio| ratio.value));
+        let [endpoint, ca, name] =
+            [Key::Endpoint, Key::Ca, Key::ServiceName].map(|key| section.text(key.as_str()));
+        let ratio = section.decimal(Key::Ratio.as_str());
+        let text = |found: &Option<Found<&str>>| found.as_ref().map(|found| found.value.to_owned());
+        let typed = tracing::Typed {
+            endpoint: text(&endpoint),
+            ca: text(&ca),
+            ratio: ratio.as_ref().map(|ratio| ratio.value),
+            service_name: text(&name),
+        };
         let understood = section.mistakes.is_empty();
-        let tracing = tracing::read(typed_endpoint, typed_ratio, typed(&name)).unwrap_or_else(|wrong| {
+        let tracing = tracing::read(typed, base).unwrap_or_else(|wrong| {
             for Wrong { key, what } in wrong.into_iter().filter(|_| understood) {
                 let at = match key {
                     Key::Endpoint => endpoint.as_ref().map(|found| &found.at),
+                    Key::Ca => ca.as_ref().map(|found| &found.at),
                     Key::Ratio => ratio.as_ref().map(|found| &found.at),
                     Key::ServiceName => name.as_ref().map(|found| &found.at),
                 };

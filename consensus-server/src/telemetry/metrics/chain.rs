@@ -2,18 +2,22 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use consensus_core::ids::NodeId;
-use consensus_core::replica::{Report, Role, Status};
+use consensus_core::replica::{PeerReport, Refusal, Report, Role, Status};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::{Metrics, PeerLabel, PeerReasonLabel, Subsystem};
-use crate::chain::{ChainObserver, PersistStats, RoundStats};
+use super::followers::Followers;
+use super::outcomes::Outcomes;
+use super::{ChainLabel, Metrics, PeerLabel, PeerReasonLabel, ReasonLabel, Room, Subsystem};
+use crate::chain::{ChainObserver, PersistStats, RoundStats, SnapshotStep};
 use crate::telemetry::trace::{BlockTraces, Tracer};
 use crate::telemetry::{Throttle, unix_time_ms};
 
@@ -36,6 +40,39 @@ pub struct LeaderChange {
     pub leader: Option<NodeId>,
 }
 
+/// When a driver has turned over last, for whoever scrapes.
+#[derive(Debug)]
+struct TurnedOver {
+    created: Instant,
+    /// Milliseconds after `created`.
+    at_ms: AtomicU64,
+}
+
+impl TurnedOver {
+    fn age(&self) -> Duration {
+        let last = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
+        self.created.elapsed().saturating_sub(last)
+    }
+}
+
+/// Tells the age at each scrape: a driver that hangs cannot.
+#[derive(Debug)]
+struct AgeCollector {
+    label: ChainLabel,
+    turned_over: Arc<TurnedOver>,
+}
+
+impl Collector for AgeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let age = ConstGauge::new(self.turned_over.age().as_secs_f64());
+        let help =
+            "Time since the driver turned over, which it does each second at least while the chain runs";
+        let name = "raft_round_age_seconds";
+        let mut metric = encoder.encode_descriptor(name, help, None, age.metric_type())?;
+        age.encode(metric.encode_family(&self.label)?)
+    }
+}
+
 /// One chain's series.
 #[derive(Debug)]
 pub struct ChainMetrics {
@@ -46,7 +83,8 @@ pub struct ChainMetrics {
     elections: Counter,
     gate_refused: Family<PeerReasonLabel, Counter>,
     inbox_dropped: Family<PeerLabel, Counter>,
-    matched_lag: Family<PeerLabel, Gauge>,
+    followers: Followers,
+    outcomes: Outcomes,
     rounds: Counter,
     round_seconds: Histogram,
     events: Counter,
@@ -57,14 +95,12 @@ pub struct ChainMetrics {
     entries_committed: Counter,
     persist_seconds: Histogram,
     persisted_rounds: Counter,
-    lagging: Mutex<Vec<NodeId>>,
+    ticks_skipped: Counter,
     changes: Mutex<VecDeque<LeaderChange>>,
     /// Mean of the times until rounds were durable, weighted towards the newest, in microseconds.
     sync_time_us: AtomicU64,
     traces: BlockTraces,
-    created: Instant,
-    /// Milliseconds after `created` at which the driver turned over last.
-    turned_over_ms: AtomicU64,
+    turned_over: Arc<TurnedOver>,
     refused_log: Throttle,
     dropped_log: Throttle,
     behind_log: Throttle,
@@ -89,10 +125,30 @@ struct Gauges {
     apply_backlog_bytes: Gauge,
     unpersisted_rounds: Gauge,
     inbox_left: Gauge,
+    joint: Gauge,
+    installing: Gauge,
     halted: Gauge,
+    role: Family<RoleLabel, Gauge>,
 }
 
+/// Labels `chain` and `role`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RoleLabel {
+    chain: String,
+    role: &'static str,
+}
+
+const ROLES: [Role; 4] = [Role::Follower, Role::PreCandidate, Role::Candidate, Role::Leader];
+
 impl Gauges {
+    fn set_role(&self, chain: &str, now: Role) {
+        for role in ROLES {
+            let label = RoleLabel { chain: chain.to_owned(), role: role.as_str() };
+            self.role.get_or_create(&label).set(i64::from(role == now));
+        }
+        self.is_leader.set(i64::from(now == Role::Leader));
+    }
+
     fn new(raft: &mut Subsystem<'_>) -> Self {
         Self {
             is_leader: raft.gauge("is_leader", "1 if this node leads the chain"),
@@ -115,6 +171,9 @@ impl Gauges {
             unpersisted_rounds: raft
                 .gauge("unpersisted_rounds", "Rounds handed to the writer and not yet durable"),
             inbox_left: raft.gauge("inbox_left", "Events that the last round left waiting"),
+            joint: raft.gauge("joint", "1 while a membership change is in its joint phase"),
+            installing: raft.gauge("installing", "1 while a received snapshot is put in place"),
+            role: raft.family("role", "1 for the role of this node in the chain"),
             halted: raft.gauge("halted", "1 if the chain has halted on this node"),
         }
     }
@@ -133,62 +192,72 @@ impl ChainMetrics {
 
     /// Registers the chain's series. Once for each chain of a process.
     pub fn new(metrics: &Metrics, chain: &str) -> Self {
+        let turned_over = Arc::new(TurnedOver { created: Instant::now(), at_ms: AtomicU64::new(0) });
+        let label = ChainLabel { chain: chain.to_owned() };
+        let age = AgeCollector { label, turned_over: turned_over.clone() };
         metrics.registry(|registry| {
-            let mut raft = Subsystem::new(registry, "raft", chain);
-            let gauges = Gauges::new(&mut raft);
-            let leader_changes = raft.counter("leader_changes", "Changes of the leader this node knows");
-            let elections = raft.counter("elections_started", "Times this node stood for election");
-            let gate_refused =
-                raft.family("gate_refused", "Messages of peers refused before the protocol saw them");
-            let inbox_dropped =
-                raft.family("inbox_dropped", "Messages of peers dropped because the inbox was full");
-            let matched_lag = raft.family("peer_matched_lag_entries", "Entries a peer lacks; leader only");
-            let rounds = raft.counter("rounds", "Rounds of the driver");
-            let round_seconds = raft.seconds("round_duration_seconds", "Length of a round of the driver");
-            let events = raft.counter("events", "Events handled");
-            let proposals = raft.counter("proposals", "Proposals taken into the log");
-            let messages_sent = raft.counter("messages_sent", "Messages handed to the transport");
-            let entries_committed = raft.counter("entries_committed", "Entries handed to the application");
-            let mut storage = Subsystem::new(registry, "storage", chain);
-            Self {
-                chain: chain.to_owned(),
-                name: |id| id.to_string(),
-                gauges,
-                leader_changes,
-                elections,
-                gate_refused,
-                inbox_dropped,
-                matched_lag,
-                rounds,
-                round_seconds,
-                events,
-                proposals,
-                messages_sent,
-                entries_committed,
-                entries_written: storage.counter("entries_written", "Log entries handed to the writer"),
-                bytes_written: storage.counter("entry_bytes_written", "Payload bytes of those entries"),
-                persist_seconds: storage.seconds(
-                    "persist_duration_seconds",
-                    "From handing a round to the writer until it is durable",
-                ),
-                persisted_rounds: storage.counter("persisted_rounds", "Rounds that became durable"),
-                lagging: Mutex::default(),
-                changes: Mutex::default(),
-                sync_time_us: AtomicU64::new(0),
-                traces: BlockTraces::off(),
-                created: Instant::now(),
-                turned_over_ms: AtomicU64::new(0),
-                refused_log: Throttle::new(LOG_EVERY),
-                dropped_log: Throttle::new(LOG_EVERY),
-                behind_log: Throttle::new(LOG_EVERY),
-            }
+            registry.register_collector(Box::new(age));
+            Self::register(registry, chain, turned_over)
         })
+    }
+
+    fn register(registry: &mut Room<'_>, chain: &str, turned_over: Arc<TurnedOver>) -> Self {
+        let mut raft = Subsystem::new(registry, "raft", chain);
+        let gauges = Gauges::new(&mut raft);
+        gauges.set_role(chain, Role::Follower);
+        let outcomes = Outcomes::new(&mut raft);
+        let followers = Followers::new(&mut raft);
+        let leader_changes = raft.counter("leader_changes", "Changes of the leader this node knows");
+        let elections = raft.counter("elections_started", "Times this node stood for election");
+        let gate_refused =
+            raft.family("gate_refused", "Messages of peers refused before the protocol saw them");
+        let inbox_dropped =
+            raft.family("inbox_dropped", "Messages of peers dropped because the inbox was full");
+        let rounds = raft.counter("rounds", "Rounds of the driver");
+        let round_seconds = raft.seconds("round_duration_seconds", "Length of a round of the driver");
+        let events = raft.counter("events", "Events handled");
+        let proposals = raft.counter("proposals", "Proposals taken into the log");
+        let messages_sent = raft.counter("messages_sent", "Messages handed to the transport");
+        let ticks_skipped = raft.counter("ticks_skipped", "Ticks that passed while the driver stood still");
+        let entries_committed = raft.counter("entries_committed", "Entries handed to the application");
+        let mut storage = Subsystem::new(registry, "storage", chain);
+        Self {
+            chain: chain.to_owned(),
+            name: |id| id.to_string(),
+            gauges,
+            leader_changes,
+            elections,
+            gate_refused,
+            inbox_dropped,
+            followers,
+            outcomes,
+            ticks_skipped,
+            rounds,
+            round_seconds,
+            events,
+            proposals,
+            messages_sent,
+            entries_committed,
+            entries_written: storage.counter("entries_written", "Log entries handed to the writer"),
+            bytes_written: storage.counter("entry_bytes_written", "Payload bytes of those entries"),
+            persist_seconds: storage.seconds(
+                "persist_duration_seconds",
+                "From handing a round to the writer until it is durable",
+            ),
+            persisted_rounds: storage.counter("persisted_rounds", "Rounds that became durable"),
+            changes: Mutex::default(),
+            sync_time_us: AtomicU64::new(0),
+            traces: BlockTraces::off(),
+            turned_over,
+            refused_log: Throttle::new(LOG_EVERY),
+            dropped_log: Throttle::new(LOG_EVERY),
+            behind_log: Throttle::new(LOG_EVERY),
+        }
     }
 
     /// How long ago the driver turned over. It does so once a second or a tick, whichever is longer, at least.
     pub fn stalled(&self) -> Duration {
-        let last = Duration::from_millis(self.turned_over_ms.load(Ordering::Relaxed));
-        self.created.elapsed().saturating_sub(last)
+        self.turned_over.age()
     }
 
     /// Changes of the leader since the process started.
@@ -216,6 +285,10 @@ impl ChainMetrics {
 
     fn peer(&self, peer: NodeId) -> PeerLabel {
         PeerLabel { chain: self.chain.clone(), peer: peer.get() }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> ReasonLabel {
+        ReasonLabel { chain: self.chain.clone(), reason: refusal.reason() }
     }
 
     fn leadership(&self, role: Role, term: u64, leader: Option<NodeId>) {
@@ -246,22 +319,8 @@ impl ChainMetrics {
             );
         }
         self.gauges.has_leader.set(i64::from(leader_id != 0));
-        self.gauges.is_leader.set(i64::from(role == Role::Leader));
+        self.gauges.set_role(&self.chain, role);
         self.gauges.term.set(term as i64);
-    }
-
-    /// Lag of each peer while this node leads; the series of others vanish with leadership.
-    fn lag(&self, status: &Status) {
-        let mut lagging = self.lagging.lock().unwrap_or_else(PoisonError::into_inner);
-        for gone in lagging.iter().filter(|known| status.peers.iter().all(|p| p.node_id != **known)) {
-            self.matched_lag.remove(&self.peer(*gone));
-        }
-        lagging.clear();
-        for progress in status.peers.iter().filter(|p| p.node_id != status.node_id) {
-            let lag = status.last.saturating_sub(progress.matched);
-            self.matched_lag.get_or_create(&self.peer(progress.node_id)).set(lag as i64);
-            lagging.push(progress.node_id);
-        }
     }
 }
 
@@ -300,7 +359,8 @@ impl ChainObserver for ChainMetrics {
     }
 
     fn round(&self, stats: RoundStats) {
-        self.turned_over_ms.store(self.created.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let turned_over = &self.turned_over;
+        turned_over.at_ms.store(turned_over.created.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.rounds.inc();
         self.round_seconds.observe(stats.elapsed.as_secs_f64());
         self.events.inc_by(stats.events as u64);
@@ -310,6 +370,53 @@ impl ChainObserver for ChainMetrics {
         self.bytes_written.inc_by(stats.bytes_written);
         self.entries_committed.inc_by(stats.entries_committed as u64);
         self.gauges.inbox_left.set(stats.left as i64);
+        if stats.ticks_skipped > 0 {
+            self.ticks_skipped.inc_by(stats.ticks_skipped);
+        }
+    }
+
+    fn committed(&self, after: Duration) {
+        self.outcomes.commit_seconds.observe(after.as_secs_f64());
+    }
+
+    fn proposal_ended(&self, outcome: Result<Duration, &Refusal>) {
+        match outcome {
+            Ok(after) => self.outcomes.apply_seconds.observe(after.as_secs_f64()),
+            Err(refusal) => {
+                self.outcomes.proposals_failed.get_or_create(&self.refused(refusal)).inc();
+            }
+        }
+    }
+
+    fn reads_began(&self, callers: usize) {
+        self.outcomes.reads_pending.inc_by(callers as i64);
+    }
+
+    fn reads_ended(&self, callers: usize, outcome: Result<(), &Refusal>) {
+        self.outcomes.reads_pending.dec_by(callers as i64);
+        match outcome {
+            Ok(()) => self.outcomes.reads.inc_by(callers as u64),
+            Err(refusal) => {
+                self.outcomes.reads_failed.get_or_create(&self.refused(refusal)).inc_by(callers as u64)
+            }
+        };
+    }
+
+    fn snapshot(&self, step: SnapshotStep, took: Duration) {
+        let histogram = match step {
+            SnapshotStep::Built => &self.outcomes.snapshot_build_seconds,
+            SnapshotStep::Installed => &self.outcomes.snapshot_install_seconds,
+        };
+        histogram.observe(took.as_secs_f64());
+    }
+
+    fn peer_report(&self, peer: NodeId, report: PeerReport) {
+        let family = match report {
+            PeerReport::Unreachable => &self.outcomes.unreachable,
+            PeerReport::SnapshotDelivered => &self.outcomes.snapshots_sent,
+            PeerReport::SnapshotFailed => &self.outcomes.snapshots_failed,
+        };
+        family.get_or_create(&self.peer(peer)).inc();
     }
 
     fn persisted(&self, stats: PersistStats) {
@@ -331,7 +438,7 @@ impl ChainObserver for ChainMetrics {
 
     fn status(&self, status: &Status) {
         let gauges = &self.gauges;
-        gauges.is_leader.set(i64::from(status.role == Role::Leader));
+        gauges.set_role(&self.chain, status.role);
         gauges.has_leader.set(i64::from(status.leader.is_some()));
         gauges.term.set(status.term as i64);
         gauges.voters.set(status.voters.len() as i64);
@@ -347,8 +454,10 @@ impl ChainObserver for ChainMetrics {
         gauges.proposals_inflight.set(status.proposals as i64);
         gauges.apply_backlog_bytes.set(status.apply_backlog_bytes as i64);
         gauges.unpersisted_rounds.set(status.unpersisted_rounds as i64);
+        gauges.joint.set(i64::from(status.joint));
+        gauges.installing.set(i64::from(status.installing));
         gauges.halted.set(i64::from(status.halted.is_some()));
-        self.lag(status);
+        self.followers.status(&self.chain, status);
     }
 
     fn traces(&self) -> BlockTraces {

@@ -32,7 +32,7 @@ impl ClientMetrics {
             deliver_cut: Counter::default(),
         };
         metrics.registry(|registry| {
-            let clients = registry.sub_registry_with_prefix("clients");
+            let mut clients = registry.sub_registry_with_prefix("clients");
             let help =
                 "Connections, calls and frames of clients that were refused, by the bound they would break";
             clients.register("refused", help, series.refused.clone());

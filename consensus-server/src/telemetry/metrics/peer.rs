@@ -4,6 +4,7 @@ use consensus_core::ids::NodeId;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 
 use super::{Metrics, PeerLabel, PeerReasonLabel, ReasonLabel, Subsystem};
 
@@ -37,6 +38,7 @@ pub struct PeerMetrics {
     queue_bytes: Family<PeerLabel, Gauge>,
     queue_messages: Family<PeerLabel, Gauge>,
     connects: Family<PeerLabel, Counter>,
+    round_trip: Family<PeerLabel, Histogram, fn() -> Histogram>,
     sent_messages: Family<PeerLabel, Counter>,
     sent_frames: Family<PeerLabel, Counter>,
     received_messages: Family<PeerLabel, Counter>,
@@ -56,6 +58,8 @@ pub struct PeerSeries {
     pub queue_messages: Gauge,
     /// Streams opened.
     pub connects: Counter,
+    /// From a ping on its stream to the answer, in seconds; none through a CITA-Cloud network service.
+    pub round_trip: Histogram,
     /// Messages written to its stream.
     pub sent_messages: Counter,
     /// Frames written to its stream.
@@ -94,6 +98,10 @@ impl PeerMetrics {
                 queue_bytes: peer.family("queue_bytes", "Bytes of messages that wait for the peer"),
                 queue_messages: peer.family("queue_messages", "Messages that wait for the peer"),
                 connects: peer.family("connects", "Streams to the peer that were opened"),
+                round_trip: peer.seconds_by_peer(
+                    "round_trip_seconds",
+                    "From a ping on the stream to the peer until its answer, measured each second",
+                ),
                 sent_messages: peer.family("messages_sent", "Messages written to the peer's stream"),
                 sent_frames: peer.family("frames_sent", "Frames written to the peer's stream"),
                 received_messages: peer.family("messages_received", "Messages that came from the peer"),
@@ -120,6 +128,7 @@ impl PeerMetrics {
             queue_bytes: self.queue_bytes.get_or_create_owned(&label),
             queue_messages: self.queue_messages.get_or_create_owned(&label),
             connects: self.connects.get_or_create_owned(&label),
+            round_trip: self.round_trip.get_or_create_owned(&label),
             sent_messages: self.sent_messages.get_or_create_owned(&label),
             sent_frames: self.sent_frames.get_or_create_owned(&label),
             received_messages: self.received_messages.get_or_create_owned(&label),
@@ -138,6 +147,7 @@ impl PeerMetrics {
         for family in [&self.connects, &self.sent_messages, &self.sent_frames, &self.received_messages] {
             family.remove(&label);
         }
+        self.round_trip.remove(&label);
         for cause in [DropCause::QueueFull, DropCause::Disconnected, DropCause::TooLarge] {
             let (chain, reason) = (self.chain.clone(), cause.as_str());
             self.dropped.remove(&PeerReasonLabel { chain, peer: peer.get(), reason });

@@ -51,7 +51,7 @@ impl SecurityMetrics {
             alarm: Family::default(),
         };
         metrics.registry(|registry| {
-            let security = registry.sub_registry_with_prefix("security");
+            let mut security = registry.sub_registry_with_prefix("security");
             let help = "Connections and calls that were turned away, here or by the other side";
             security.register("refused", help, series.refused.clone());
             let help = "Changed certificate files that were looked at";

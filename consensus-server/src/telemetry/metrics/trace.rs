@@ -24,7 +24,7 @@ impl TraceMetrics {
     /// Registers the series. Once for each process.
     pub fn new(metrics: &Metrics) -> Self {
         metrics.registry(|registry| {
-            let tracing = registry.sub_registry_with_prefix("tracing");
+            let mut tracing = registry.sub_registry_with_prefix("tracing");
             let exported = Counter::default();
             tracing.register("spans_exported", "Spans that the collector has taken", exported.clone());
             let dropped = Family::<DropLabel, Counter>::default();

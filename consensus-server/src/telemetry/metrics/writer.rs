@@ -13,13 +13,14 @@ pub struct WriterMetrics {
     batches: Counter,
     sync_seconds: Histogram,
     write_seconds: Histogram,
+    write_bytes: Histogram,
 }
 
 impl WriterMetrics {
     /// Registers the series. Once for each process.
     pub fn new(metrics: &Metrics) -> Self {
         metrics.registry(|registry| {
-            let storage = registry.sub_registry_with_prefix("storage");
+            let mut storage = registry.sub_registry_with_prefix("storage");
             // From 20 us to about 10 s.
             let seconds = || Histogram::new(exponential_buckets(0.000_02, 2.0, 20));
             let series = Self {
@@ -27,6 +28,8 @@ impl WriterMetrics {
                 batches: Counter::default(),
                 sync_seconds: seconds(),
                 write_seconds: seconds(),
+                // From 256 B to 64 MiB.
+                write_bytes: Histogram::new(exponential_buckets(256.0, 4.0, 10)),
             };
             storage.register(
                 "writes",
@@ -38,6 +41,8 @@ impl WriterMetrics {
             storage.register("sync_duration_seconds", help, series.sync_seconds.clone());
             let help = "Length of a write that does not wait for the disk";
             storage.register("write_duration_seconds", help, series.write_seconds.clone());
+            let help = "Payload of a write, of all chains together";
+            storage.register("write_size_bytes", help, series.write_bytes.clone());
             series
         })
     }
@@ -48,5 +53,6 @@ impl WriterMetrics {
         self.batches.inc_by(round.batches as u64);
         let seconds = if round.synced { &self.sync_seconds } else { &self.write_seconds };
         seconds.observe(round.took.as_secs_f64());
+        self.write_bytes.observe(round.bytes as f64);
     }
 }

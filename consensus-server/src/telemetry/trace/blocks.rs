@@ -47,6 +47,9 @@ struct Table {
     records: BTreeMap<u64, Record>,
     /// When the blocks that this node proposes began, until they are in its log.
     proposed: HashMap<[u8; 8], SystemTime>,
+    /// Records of blocks that this node proposed and that are over: a peer that was not sent one in time, because it
+    /// was being probed, gets it only after the others have committed it. Not counted as live.
+    lately: BTreeMap<u64, Record>,
 }
 
 /// One sampled block's entry on this node.
@@ -61,13 +64,21 @@ struct Record {
     applied: bool,
     /// Peers that it was sent to and that have not acknowledged it.
     awaited: Vec<(NodeId, SystemTime)>,
-    /// Those that have.
+    /// Those that have, or were waited for too long.
     acknowledged: Vec<NodeId>,
+    /// This node proposed it.
+    own: bool,
 }
 
 impl Record {
     fn is_over(&self) -> bool {
         self.applied && self.synced && self.awaited.is_empty()
+    }
+
+    /// Whether a peer that it is sent to now still belongs to its trace.
+    fn goes_on(&self, term: u64, peer: NodeId, now: SystemTime) -> bool {
+        let fresh = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < ACKNOWLEDGED_MAX);
+        self.term == term && !self.acknowledged.contains(&peer) && self.committed.is_some_and(fresh)
     }
 }
 
@@ -241,7 +252,7 @@ impl Shared {
             if table.records.len() >= RECORDS_MAX {
                 table.records.pop_first();
             }
-            let record = Record {
+            let mut record = Record {
                 term,
                 block,
                 write: None,
@@ -250,8 +261,10 @@ impl Shared {
                 applied: false,
                 awaited: Vec::new(),
                 acknowledged: Vec::new(),
+                own: false,
             };
             if let Some(began) = table.proposed.remove(&block.span.to_bytes()) {
+                record.own = true;
                 self.tell("propose", index, &record, began, now);
             }
             table.records.insert(index, record);
@@ -261,10 +274,15 @@ impl Shared {
 
     fn on_sent(&self, peer: NodeId, index: u64, term: u64, context: &Bytes) {
         let (mut table, now) = (self.lock(), SystemTime::now());
-        // What was applied is sent again to a peer that lags: it has its span, or none.
+        // What was applied long ago is sent again to a peer that lags: it has its span, or none.
         let known = table.records.contains_key(&index);
         if !known && !table.proposed.contains_key(&context_key(context)) {
-            return;
+            if table.lately.get(&index).is_none_or(|record| !record.goes_on(term, peer, now)) {
+                return;
+            }
+            if let Some(record) = table.lately.remove(&index) {
+                table.records.insert(index, record);
+            }
         }
         if let Some(record) = self.touch(&mut table, index, term, context, now)
             && !record.acknowledged.contains(&peer)
@@ -303,18 +321,24 @@ impl Shared {
 
     /// Lets go of what is over, and of peers that were waited for too long.
     fn sweep(&self, table: &mut Table, now: SystemTime) {
-        table.records.retain(|index, record| {
+        for (index, record) in &mut table.records {
             let late = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= ACKNOWLEDGED_MAX);
             while let Some(at) = record.awaited.iter().position(|(_, since)| late(*since)) {
                 let (peer, since) = record.awaited.swap_remove(at);
+                record.acknowledged.push(peer);
                 if let Some(span) = self.span("replicate", *index, record) {
                     let mut span = span.calling().with("consensus.peer", (self.name)(peer.get()));
                     span.fail(format!("not acknowledged within {} s", ACKNOWLEDGED_MAX.as_secs()));
                     span.since(since).end_at(now);
                 }
             }
-            !record.is_over()
-        });
+        }
+        let over =
+            table.records.extract_if(.., |_, record| record.is_over()).filter(|(_, record)| record.own);
+        table.lately.extend(over);
+        while table.lately.len() > RECORDS_MAX {
+            table.lately.pop_first();
+        }
         self.count(table);
     }
 }
@@ -408,6 +432,37 @@ mod tests {
         // A peer that lags gets it again, long after.
         send(&traces, 3, &sampled);
         assert_eq!(live(&traces), 0);
+    }
+
+    #[test]
+    fn a_peer_that_gets_a_block_after_the_others_have_committed_it_has_its_span_too() {
+        let (traces, mut spans) = traces();
+        let block = TraceContext::root();
+        let sampled = entry(5, 2, Some(block));
+        traces.proposed(block, SystemTime::now());
+        send(&traces, 2, &sampled);
+        traces.appended(&write(7, vec![sampled.clone()]));
+        traces.durable(7);
+        traces.acknowledged(node(2), 5);
+        traces.committed(&committed(sampled.clone()));
+        traces.applied(5);
+        assert_eq!(ended(&mut spans, block), ["propose", "sync", "replicate 2", "commit", "apply"]);
+        assert_eq!(live(&traces), 0);
+        // Peer 3 was being probed.
+        send(&traces, 3, &entry(5, 3, Some(block)));
+        send(&traces, 2, &sampled);
+        assert_eq!(live(&traces), 0, "another entry, or one that it has");
+        send(&traces, 3, &sampled);
+        traces.acknowledged(node(3), 5);
+        assert_eq!(ended(&mut spans, block), ["replicate 3"]);
+        send(&traces, 3, &sampled);
+        assert_eq!(live(&traces), 0, "once");
+        let shared = traces.on.as_ref().expect("on");
+        for record in shared.lock().lately.values_mut() {
+            record.committed = Some(SystemTime::now() - ACKNOWLEDGED_MAX);
+        }
+        send(&traces, 4, &sampled);
+        assert_eq!(live(&traces), 0, "long after");
     }
 
     #[test]

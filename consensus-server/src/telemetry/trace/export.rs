@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
 
-use super::Tracer;
+use super::{Tracer, tls};
 use crate::config::Tracing;
 use crate::telemetry::Throttle;
 use crate::telemetry::metrics::{Metrics, TraceMetrics};
@@ -49,7 +50,7 @@ pub struct Exporter {
 /// need not be there.
 ///
 /// # Errors
-/// An endpoint that is none.
+/// An endpoint that is none, or authorities that cannot be used.
 pub fn start_if_wanted(
     config: Option<&Tracing>,
     node: &str,
@@ -67,13 +68,23 @@ pub async fn stop(exporter: Option<Exporter>) {
     }
 }
 
+/// What sends spans, in plaintext or over TLS. Nothing is connected before there are any.
+fn collector(config: &Tracing) -> anyhow::Result<SpanExporter> {
+    let builder =
+        SpanExporter::builder().with_tonic().with_endpoint(&config.endpoint).with_timeout(EXPORT_TIMEOUT);
+    let builder = match &config.ca {
+        None => builder,
+        Some(authorities) => {
+            let endpoint = Endpoint::from_shared(config.endpoint.clone())?.connect_timeout(EXPORT_TIMEOUT);
+            builder.with_channel(endpoint.connect_with_connector_lazy(tls::Connector::new(authorities)?))
+        }
+    };
+    Ok(builder.build()?)
+}
+
 fn start(config: &Tracing, node: &str, metrics: &Metrics) -> anyhow::Result<(Tracer, Exporter)> {
-    let mut collector = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(&config.endpoint)
-        .with_timeout(EXPORT_TIMEOUT)
-        .build()
-        .with_context(|| format!("spans cannot be sent to {}", config.endpoint))?;
+    let mut collector =
+        collector(config).with_context(|| format!("spans cannot be sent to {}", config.endpoint))?;
     let resource = Resource::builder_empty().with_attributes([
         KeyValue::new("service.name", config.service_name.clone()),
         KeyValue::new("service.instance.id", node.to_owned()),

@@ -11,6 +11,7 @@
 mod blocks;
 mod context;
 mod export;
+mod tls;
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Carrier, Exchange};
 use crate::config::cita::address::Short;
+use crate::telemetry::Told;
 use crate::transport::connect::{Backoff, connect};
 
 /// Envelopes that wait for a stream's window.
@@ -111,22 +112,20 @@ impl Link {
 
     async fn run(&self) {
         let mut backoff = Backoff::new();
-        let mut last_failure = String::new();
+        let mut told = Told::default();
         loop {
             let began = Instant::now();
             let failure = self.session().await;
             self.set(None);
             let (peer, address) = (Short(self.node), &self.address);
-            // The same failure again and again is one line.
-            if failure == last_failure {
-                tracing::debug!(%peer, address, failure, "no direct stream to a peer");
-            } else {
-                tracing::warn!(%peer, address, failure, "no direct stream to a peer, trying again");
-                last_failure = failure;
-            }
             if began.elapsed() >= GOOD_SESSION {
                 backoff.reset();
-                last_failure.clear();
+                told = Told::default();
+            }
+            if told.is_due(&failure, Instant::now()) {
+                tracing::warn!(%peer, address, failure, "no direct stream to a peer, trying again");
+            } else {
+                tracing::debug!(%peer, address, failure, "no direct stream to a peer");
             }
             tokio::time::sleep(backoff.wait()).await;
         }
@@ -140,7 +139,7 @@ impl Link {
         };
         let (envelopes, outgoing) = mpsc::channel(WAITING_MAX);
         self.set(Some(envelopes));
-        tracing::info!(peer = %Short(self.node), address = self.address, "direct stream to a peer");
+        tracing::info!(peer = %Short(self.node), address = self.address, "direct stream to a peer is open");
         let mut client = ExchangeClient::new(channel).max_encoding_message_size(usize::MAX);
         match client.deliver(ReceiverStream::new(outgoing)).await {
             Ok(_) => "closed by the peer".to_owned(),

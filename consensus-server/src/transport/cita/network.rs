@@ -112,11 +112,12 @@ impl NetworkCarrier {
             match answer {
                 Ok(()) => return tracing::info!(port = handler_port, "registered with the network service"),
                 Err(why) => {
-                    if log.pass().is_some() {
+                    if let Some(held_back) = log.pass() {
                         let network_port = self.port;
                         tracing::warn!(
                             network_port,
                             why,
+                            held_back,
                             "the network service does not register this node, trying again"
                         );
                     }

@@ -209,14 +209,14 @@ fn must_not_pass(envelope: &Envelope, bytes: u64) -> Option<&'static str> {
     })
 }
 
-/// Of a member's other store only what leaders say is heard, the rest is left out.
+/// Of a member's other store only what leaders say and requests for votes are heard, the rest is left out.
 fn raft_must_not_pass(envelope: &Envelope, batch: &RaftBatch) -> Option<&'static str> {
-    // Append, snapshot, heartbeat, and the request to stand for election at once.
-    let of_leaders = |message: &&wire::Message| matches!(message.msg_type, 3 | 7 | 8 | 14);
+    // Append, snapshot, heartbeat, and the request to stand for election at once; both requests for a vote.
+    let of_any_store = |message: &&wire::Message| matches!(message.msg_type, 3 | 7 | 8 | 14 | 5 | 17);
     let member = (2..=3).contains(&envelope.from);
     let another_store = member && *envelope.from_incarnation != store(envelope.from).0;
     let heard: Vec<&wire::Message> =
-        batch.messages.iter().filter(|message| !another_store || of_leaders(message)).collect();
+        batch.messages.iter().filter(|message| !another_store || of_any_store(message)).collect();
     let rules = [
         (*envelope.group == GROUP, "another group"),
         (*envelope.to_incarnation == store(1).0, "for no store"),

@@ -8,15 +8,15 @@
 
 mod chronicle;
 mod coverage;
-mod disk;
+pub(super) mod disk;
 mod figures;
 mod finale;
-mod guardian;
+pub(super) mod guardian;
 mod inject;
 mod kind;
 mod load;
 mod logs;
-mod network;
+pub(super) mod network;
 mod observer;
 mod oracle;
 mod run;

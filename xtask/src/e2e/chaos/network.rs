@@ -4,8 +4,8 @@
 //! whichever of the two has made the connection. Rules of several faults add up. How rules are enforced is
 //! the business of [`proxy`] and [`namespaces`].
 
-pub(super) mod namespaces;
-pub(super) mod proxy;
+pub(in crate::e2e::chaos) mod namespaces;
+pub(crate) mod proxy;
 mod pump;
 mod rules;
 
@@ -15,21 +15,21 @@ use anyhow::{Result, bail};
 
 use self::namespaces::Namespaces;
 use self::proxy::Proxies;
-pub(super) use self::rules::{Effects, Link, Passage, Rule};
+pub(crate) use self::rules::{Effects, Link, Passage, Rule};
 
 /// The links of a cluster.
 #[derive(Debug)]
-pub(super) enum Network {
+pub(crate) enum Network {
     Proxies(Proxies),
     Namespaces(Namespaces),
 }
 
 /// Links of one fault and their rule.
-pub(super) type Spoiled = BTreeMap<Link, Rule>;
+pub(crate) type Spoiled = BTreeMap<Link, Rule>;
 
 impl Network {
     /// Makes these rules the only ones.
-    pub(super) fn apply(&mut self, faults: &[&Spoiled]) -> Result<()> {
+    pub(crate) fn apply(&mut self, faults: &[&Spoiled]) -> Result<()> {
         let rules = rules::combined(faults);
         match self {
             Self::Proxies(proxies) => {
@@ -41,7 +41,7 @@ impl Network {
     }
 
     /// What the rules have done so far.
-    pub(super) fn effects(&self) -> Result<Effects> {
+    pub(crate) fn effects(&self) -> Result<Effects> {
         match self {
             Self::Proxies(proxies) => Ok(proxies.effects()),
             Self::Namespaces(namespaces) => namespaces.effects(),
@@ -49,7 +49,7 @@ impl Network {
     }
 
     /// Resets every connection between these nodes.
-    pub(super) fn reset(&self, one: u64, other: u64) -> Result<()> {
+    pub(crate) fn reset(&self, one: u64, other: u64) -> Result<()> {
         match self {
             Self::Proxies(proxies) => {
                 proxies.reset(one, other);
@@ -60,7 +60,7 @@ impl Network {
     }
 
     /// Ends what `node` has connected for it alone: the other ends of the connections stay.
-    pub(super) fn half_open(&self, node: u64) -> Result<()> {
+    pub(crate) fn half_open(&self, node: u64) -> Result<()> {
         match self {
             Self::Proxies(proxies) => {
                 proxies.half_open(node);
@@ -71,7 +71,7 @@ impl Network {
     }
 
     /// Ends what [`Network::half_open`] has left.
-    pub(super) fn close_half_open(&self) {
+    pub(crate) fn close_half_open(&self) {
         if let Self::Proxies(proxies) = self {
             proxies.close_half_open();
         }

@@ -113,6 +113,11 @@ impl Node {
         &self.address
     }
 
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub(crate) fn ports(&self) -> &Ports {
         &self.ports
     }

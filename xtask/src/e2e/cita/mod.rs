@@ -5,14 +5,14 @@
 //! oracle: [`observer`] asks them all the time and [`record`] judges. [`scenarios`] tell the stories,
 //! [`figures`] are what they have measured.
 
-mod chain;
+pub(super) mod chain;
 mod config;
 mod figures;
 mod load;
 mod observer;
-mod play;
+pub(super) mod play;
 mod record;
-mod scenarios;
+pub(super) mod scenarios;
 mod seats;
 
 use std::cell::RefCell;
@@ -151,7 +151,7 @@ enum Story {
 
 /// What every story is told with.
 #[derive(Debug)]
-struct Telling<'a> {
+pub(crate) struct Telling<'a> {
     stage: &'a Stage,
     programs: Programs,
     figures: RefCell<Figures>,
@@ -161,6 +161,30 @@ struct Telling<'a> {
     length: Duration,
     allowance: u32,
     seed: u64,
+}
+
+impl<'a> Telling<'a> {
+    /// For a play of one chain that belongs to none of these stories.
+    pub(crate) fn of_one_chain(stage: &'a Stage, seed: u64) -> Self {
+        let programs = Programs {
+            consensus: stage.server().clone(),
+            peer: stage.server().with_file_name("cita-peer"),
+            controller: None,
+            network: None,
+            is_direct: false,
+        };
+        Self {
+            stage,
+            programs,
+            figures: RefCell::new(Figures::new(Profile::Dev)),
+            rounds: 1,
+            cycles: 1,
+            cuts: 1,
+            length: Duration::from_secs(10),
+            allowance: 10,
+            seed,
+        }
+    }
 }
 
 /// Tells the stories one after the other, each on a new chain.

@@ -21,22 +21,22 @@ use crate::e2e::report::Phases;
 use crate::interrupt::Interrupt;
 
 /// Beyond this a chain is called stuck, whatever bound is asked of it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// SIGTERM to exit of a consensus process, at most.
-pub(super) const STOP_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Of four or more controllers a new block may be so far ahead of the last one that a quorum has.
 const WINDOW_MAX: u64 = 1;
 
 /// One chain and who watches it.
-pub(super) struct Play<'a> {
+pub(crate) struct Play<'a> {
     telling: &'a Telling<'a>,
     phases: Phases,
     directory: PathBuf,
-    pub(super) chain: Chain,
-    pub(super) observer: Observer,
-    pub(super) random: Random,
+    pub(crate) chain: Chain,
+    pub(crate) observer: Observer,
+    pub(crate) random: Random,
     misses: Vec<String>,
 }
 
@@ -45,14 +45,14 @@ const SPREAD: Duration = Duration::from_millis(200);
 
 /// What the controllers have counted, together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Imports {
+pub(crate) struct Imports {
     committed: u64,
     imported: u64,
 }
 
 impl Imports {
     /// Which part of the blocks since `before` came by sync, in per cent.
-    pub(super) fn share_since(self, before: Self) -> f64 {
+    pub(crate) fn share_since(self, before: Self) -> f64 {
         // A controller that was restarted counts anew.
         let imported = self.imported.saturating_sub(before.imported) as f64;
         let committed = self.committed.saturating_sub(before.committed) as f64;
@@ -62,12 +62,12 @@ impl Imports {
 
 impl<'a> Play<'a> {
     /// The command line, for what is on disk.
-    pub(super) fn cli(&self) -> &'a Cli {
+    pub(crate) fn cli(&self) -> &'a Cli {
         self.telling.stage.cli()
     }
 
     /// Writes a new chain; nothing runs yet.
-    pub(super) fn new(telling: &'a Telling<'a>, name: &str, plan: &Plan) -> Result<Self> {
+    pub(crate) fn new(telling: &'a Telling<'a>, name: &str, plan: &Plan) -> Result<Self> {
         let seed = telling.seed;
         let mut random = Random::new(seed);
         let directory = telling.stage.run_directory(&format!("cita-{name}"))?;
@@ -80,20 +80,20 @@ impl<'a> Play<'a> {
         Ok(Self { telling, phases, directory, chain, observer, random, misses: Vec::new() })
     }
 
-    pub(super) fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         self.phases.say(text);
     }
 
-    pub(super) fn interrupt(&self) -> &'a Interrupt {
+    pub(crate) fn interrupt(&self) -> &'a Interrupt {
         self.telling.stage.interrupt()
     }
 
-    pub(super) fn pause(&self, duration: Duration) -> Result<()> {
+    pub(crate) fn pause(&self, duration: Duration) -> Result<()> {
         self.interrupt().pause(duration)
     }
 
     /// Notes a bound that is missed.
-    pub(super) fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub(crate) fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             let what = what();
             self.say(&format!("MISSED: {what}"));
@@ -102,7 +102,7 @@ impl<'a> Play<'a> {
     }
 
     /// Takes a figure into the table, and notes it if it misses its bound.
-    pub(super) fn measured(&mut self, what: &str, value: f64, unit: Unit, bound: Bound) {
+    pub(in crate::e2e::cita) fn measured(&mut self, what: &str, value: f64, unit: Unit, bound: Bound) {
         let missed = self.telling.figures.borrow_mut().take(what, value, unit, bound);
         if let Some(missed) = missed {
             self.expect(false, || missed);
@@ -110,25 +110,25 @@ impl<'a> Play<'a> {
     }
 
     /// The same with a time.
-    pub(super) fn expect_within(&mut self, what: &str, took: Duration, limit: Duration) {
+    pub(crate) fn expect_within(&mut self, what: &str, took: Duration, limit: Duration) {
         let limit = milliseconds(limit * self.telling.allowance);
         self.measured(what, milliseconds(took), Unit::Milliseconds, Bound::AtMost(limit));
     }
 
     /// Takes a time into the table that nothing is asked of.
-    pub(super) fn note(&mut self, what: &str, took: Duration) {
+    pub(crate) fn note(&mut self, what: &str, took: Duration) {
         self.measured(what, milliseconds(took), Unit::Milliseconds, Bound::None);
     }
 
     /// Notes blocks that came before a quorum had the ones before them.
-    pub(super) fn expect_window(&mut self, voters: usize) {
+    pub(crate) fn expect_window(&mut self, voters: usize) {
         let window = self.observer.record().window_max(voters);
         let what = "agreed height ahead of a quorum's controllers";
         self.measured(what, window as f64, Unit::Blocks, Bound::AtMost(WINDOW_MAX as f64));
     }
 
     /// Starts everything that does not run and waits until the chain goes on. Returns how long that took.
-    pub(super) fn start(&mut self) -> Result<Duration> {
+    pub(crate) fn start(&mut self) -> Result<Duration> {
         let height = self.height();
         let started = Instant::now();
         self.chain.start_all()?;
@@ -137,52 +137,52 @@ impl<'a> Play<'a> {
     }
 
     /// The highest height of all controllers.
-    pub(super) fn height(&self) -> u64 {
+    pub(crate) fn height(&self) -> u64 {
         self.observer.record().highest()
     }
 
     /// Waits until the chain has grown by `count` blocks. Returns how long that took.
-    pub(super) fn grow(&self, count: u64) -> Result<Duration> {
+    pub(crate) fn grow(&self, count: u64) -> Result<Duration> {
         self.observer.wait_for_height(self.interrupt(), self.height() + count, PATIENCE)
     }
 
     /// Waits until all controllers have what the highest one has now.
-    pub(super) fn level(&mut self) -> Result<Duration> {
+    pub(crate) fn level(&mut self) -> Result<Duration> {
         let height = self.height();
         self.chain.expect_running()?;
         self.observer.wait_for_all(self.interrupt(), height, PATIENCE)
     }
 
     /// Waits until somebody leads.
-    pub(super) fn leader(&self) -> Result<Leader> {
+    pub(crate) fn leader(&self) -> Result<Leader> {
         let leader =
             self.interrupt().poll(PATIENCE, Duration::from_millis(50), || Ok(self.chain.leader()))?;
         leader.context("no consensus process says that it leads")
     }
 
     /// Measures the gap and the window from now on.
-    pub(super) fn measure(&self) {
+    pub(crate) fn measure(&self) {
         self.observer.record().restart(Instant::now());
     }
 
     /// The longest time without a new block since [`Play::measure`].
-    pub(super) fn longest_gap(&self) -> Duration {
+    pub(crate) fn longest_gap(&self) -> Duration {
         self.observer.record().longest_gap(Instant::now())
     }
 
     /// Puts transactions on random controllers until it is dropped.
-    pub(super) fn load(&mut self, per_second: u32) -> Load {
+    pub(in crate::e2e::cita) fn load(&mut self, per_second: u32) -> Load {
         let ports = self.chain.nodes().iter().map(|node| node.ports().controller_control).collect();
         Load::start(ports, per_second, self.random.next())
     }
 
     /// What a stand-in controller says of itself.
-    pub(super) fn status(&self, node: usize) -> Result<Value> {
+    pub(crate) fn status(&self, node: usize) -> Result<Value> {
         http::get(self.chain.node(node).ports().controller_control, "/status")
     }
 
     /// How the blocks came to the controllers so far.
-    pub(super) fn imports(&self) -> Result<Imports> {
+    pub(crate) fn imports(&self) -> Result<Imports> {
         let mut imports = Imports { committed: 0, imported: 0 };
         for node in 0..self.chain.nodes().len() {
             let status = self.status(node)?;
@@ -194,7 +194,7 @@ impl<'a> Play<'a> {
     }
 
     /// Gives all stand-in networks the same order.
-    pub(super) fn order_networks(&self, path: &str, body: &Value) -> Result<()> {
+    pub(crate) fn order_networks(&self, path: &str, body: &Value) -> Result<()> {
         let orders = self.chain.nodes().iter();
         orders
             .map(|node| http::post(node.ports().network_control, path, body))
@@ -202,13 +202,13 @@ impl<'a> Play<'a> {
     }
 
     /// Gives all stand-in controllers the same order.
-    pub(super) fn order_all(&self, path: &str, body: &Value) -> Result<()> {
+    pub(crate) fn order_all(&self, path: &str, body: &Value) -> Result<()> {
         self.chain.nodes().iter().try_for_each(|node| node.order(path, body).map(drop))
     }
 
     /// Gives transactions to one controller. They must be in a block that was made not later than the first
     /// one that was made after they had reached every pool.
-    pub(super) fn expect_fresh_transactions(&mut self, node: usize) -> Result<()> {
+    pub(crate) fn expect_fresh_transactions(&mut self, node: usize) -> Result<()> {
         let height = self.height();
         let answer = self.chain.node(node).order("/txs", &json!({"count": 3}))?;
         let everywhere_ms = now_ms() + SPREAD.as_millis() as u64;
@@ -230,12 +230,12 @@ impl<'a> Play<'a> {
     }
 
     /// Removes the directory of a play that is not told.
-    pub(super) fn discard(self) -> Result<()> {
+    pub(crate) fn discard(self) -> Result<()> {
         std::fs::remove_dir_all(&self.directory).with_context(|| self.directory.display().to_string())
     }
 
     /// Stops everything, judges, and removes the directory if all holds.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.level()?;
         let took = self.chain.stop_service(Service::Consensus)?;
         self.expect_within("SIGTERM to exit of consensus", took, STOP_LIMIT);
@@ -251,7 +251,7 @@ impl<'a> Play<'a> {
 }
 
 /// Tells the story, and names the directory if it does not hold.
-pub(super) fn tell<'a>(mut play: Play<'a>, story: impl FnOnce(&mut Play<'a>) -> Result<()>) -> Result<()> {
+pub(crate) fn tell<'a>(mut play: Play<'a>, story: impl FnOnce(&mut Play<'a>) -> Result<()>) -> Result<()> {
     let directory = play.directory.clone();
     let told = match story(&mut play) {
         Ok(()) => play.finish(),

@@ -1,10 +1,11 @@
 //! What ships, in containers: the image, the compose file and its configurations, under load.
 //!
-//! Four containers come up from `deploy/compose/compose.yaml`, clients submit through the published ports, and
-//! meanwhile the leader's container is killed, another is cut off from its network and brought back, and all
-//! are restarted one after the other. No acknowledgement may fail, and every promise of the default scenario
+//! Four containers come up from `deploy/compose/compose.yaml` with mutual TLS, clients submit through the published
+//! ports with the operator's certificate, and meanwhile the leader's container is killed, another is cut off from
+//! its network and brought back, a node's certificate is renewed, and all are restarted one after the other. No acknowledgement may fail, and every promise of the default scenario
 //! holds. Only what carries the run's project name is touched, and it is removed at the end.
 
+mod certs;
 mod engine;
 pub(crate) mod image;
 
@@ -17,12 +18,12 @@ use clap::Args;
 use self::engine::{Container, Engine, Project, docker, docker_logged};
 use crate::e2e::Stage;
 use crate::e2e::assertions::{Verdict, judge};
-use crate::e2e::cli::{Block, Tip};
+use crate::e2e::cli::{Block, Cli, Tip};
 use crate::e2e::clients::{Client, Finished, Share};
 use crate::e2e::cluster::free_ports;
 use crate::e2e::random::Random;
 use crate::e2e::report::{Phases, spoken_precisely, thousands};
-use crate::workspace::{Workspace, output, spoken};
+use crate::workspace::{Workspace, output, shown, spoken};
 
 /// Nodes in the compose file.
 const NODES: u64 = 4;
@@ -44,6 +45,9 @@ const CUT_OFF: Duration = Duration::from_secs(5);
 
 /// Load between two faults.
 const BETWEEN: Duration = Duration::from_secs(2);
+
+/// From a certificate that is handed out to a node that presents it.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The network of the compose file.
 const NETWORK: &str = "nodes";
@@ -79,7 +83,16 @@ pub(crate) fn run(workspace: &Workspace, stage: &Stage, options: &Options) -> Re
     let file = workspace.root().join("deploy/compose/compose.yaml");
     phases.say(&format!("{}; project {name}", engine.shown()));
     let mut project = Project::new(engine, &name, file);
-    let mut run = Run { workspace, stage, options, phases, directory: directory.clone(), ports: Vec::new() };
+    let mut run = Run {
+        workspace,
+        stage,
+        cli: stage.cli().clone(),
+        options,
+        phases,
+        directory: directory.clone(),
+        image: String::new(),
+        ports: Vec::new(),
+    };
     let result = run.play(&mut project);
     if let Err(error) = &result {
         // The logs go with the containers.
@@ -90,7 +103,7 @@ pub(crate) fn run(workspace: &Workspace, stage: &Stage, options: &Options) -> Re
     }
     if options.keep {
         project.keep();
-        println!("project {name} is left running: consensus-cli status --nodes {}", run.addresses_from(1));
+        println!("project {name} is left running: {}", shown(&project.compose(&["run", "--rm", "client"])));
     }
     drop(project);
     match result {
@@ -103,9 +116,12 @@ pub(crate) fn run(workspace: &Workspace, stage: &Stage, options: &Options) -> Re
 struct Run<'a> {
     workspace: &'a Workspace,
     stage: &'a Stage,
+    /// With the operator's certificate, once there is one.
+    cli: Cli,
     options: &'a Options,
     phases: Phases,
     directory: PathBuf,
+    image: String,
     /// Published ports of the nodes' client services, in the order of their ids.
     ports: Vec<u16>,
 }
@@ -120,6 +136,7 @@ impl Run<'_> {
         self.stage.interrupt().pause(BETWEEN)?;
         self.kill(project, leader)?;
         self.cut_off(project)?;
+        self.renew(project)?;
         self.rolling_restart(project)?;
         let finished = self.finish(clients)?;
         let tip = self.level()?;
@@ -132,11 +149,15 @@ impl Run<'_> {
             verdict.sent - verdict.acknowledged,
             verdict.sent
         );
+        // Behind the verdict, which knows what its clients have sent.
+        certs::documented_commands(project, &self.directory.join("commands.log"))?;
+        self.phases
+            .say("what the README types works: run --rm client, and consensus-cli in a node's container");
         if self.options.keep { Ok(()) } else { self.verify(project) }
     }
 
     /// Builds the image that the services are started from.
-    fn image(&self, project: &mut Project) -> Result<()> {
+    fn image(&mut self, project: &mut Project) -> Result<()> {
         let started = Instant::now();
         let binaries = self.stage.server().parent().context("binaries without a directory")?.to_path_buf();
         let tag = format!("{}:image", project.name());
@@ -152,7 +173,8 @@ impl Run<'_> {
         project.owns_image(&tag);
         image::build(self.workspace.root(), &tag, Some(&base), &binaries, &self.directory)?;
         let size = docker(["image", "inspect", "--format", "{{.Size}}", &tag])?.parse::<u64>().unwrap_or(0);
-        project.set("CONSENSUS_IMAGE".to_owned(), tag);
+        project.set("CONSENSUS_IMAGE".to_owned(), tag.clone());
+        self.image = tag;
         let what = if self.options.base.is_some() { base } else { "a base from this machine".to_owned() };
         let took = spoken(started.elapsed());
         self.phases.say(&format!("image on {what} in {took}, {} MiB", size >> 20));
@@ -170,6 +192,7 @@ impl Run<'_> {
         }
         let mut command = project.compose(&["up", "-d", "--no-build"]);
         docker_logged(&mut command, &self.directory.join("up.log"))?;
+        self.cli = certs::operator(project, &self.cli, &self.directory)?;
         self.agreed_leader().context("after `up`")?;
         for id in 1..=NODES {
             let container = node(project, id)?;
@@ -190,9 +213,36 @@ impl Run<'_> {
             }
             let written = container.exec(&["sh", "-c", ": > /usr/bin/x"])?;
             ensure!(written != Some(0), "node {id} can write outside its data");
+            certs::apart(&container, id, NODES)?;
         }
         self.phases.say("four containers are up and healthy, as user 1000, read-only, without capabilities");
+        certs::closed_to_plaintext(&self.cli, &self.address(1)?)?;
+        certs::scraped(project, &self.image, &project.network(NETWORK))?;
+        self.phases
+            .say("mutual TLS: each node has its own key only, plaintext is refused, Prometheus may read");
         Ok(())
+    }
+
+    /// Renews the certificate of a node that runs, with the compose file's own service.
+    fn renew(&self, project: &Project) -> Result<()> {
+        let id = self.agreed_leader()?;
+        let (container, address) = (node(project, id)?, self.address(id)?);
+        let started = || container.inspect("{{.State.StartedAt}} {{.RestartCount}}");
+        let (old, before) = (certs::presented(&self.cli, &address)?, started()?);
+        certs::renew(project, id, &self.directory.join("renew.log"))?;
+        let handed_out = Instant::now();
+        let renewed =
+            || Ok(certs::presented(&self.cli, &address).ok().filter(|new| new.renews(&old)).map(drop));
+        let renewed = self.stage.interrupt().poll(RELOAD_PATIENCE, Duration::from_millis(100), renewed)?;
+        renewed.with_context(|| {
+            format!("node {id} presents no renewed certificate of its key after {}", spoken(RELOAD_PATIENCE))
+        })?;
+        let took = spoken_precisely(handed_out.elapsed());
+        ensure!(started()? == before, "node {id} was restarted");
+        self.next_block(id, "the renewal")?;
+        self.phases
+            .say(&format!("certificate of node {id}, which leads, renewed and presented {took} later"));
+        self.stage.interrupt().pause(BETWEEN)
     }
 
     /// Client addresses of all nodes, `first`'s leading.
@@ -212,7 +262,7 @@ impl Run<'_> {
     fn leader_of(&self, ids: &[u64], limit: Duration) -> Result<u64> {
         let addresses = ids.iter().map(|id| self.address(*id)).collect::<Result<Vec<_>>>()?.join(",");
         let asked = || {
-            let leader = self.stage.cli().status(&addresses).ok().and_then(|status| status.agreed_leader());
+            let leader = self.cli.status(&addresses).ok().and_then(|status| status.agreed_leader());
             Ok(leader.filter(|leader| ids.contains(leader)))
         };
         let leader = self.stage.interrupt().poll(limit, Duration::from_millis(100), asked)?;
@@ -228,7 +278,7 @@ impl Run<'_> {
             let client = format!("client-{node}");
             let lines = (1..=RATE * LOAD_MAX.as_secs()).map(|line| format!("{client}: {line}").into_bytes());
             let share = Share { client: client.clone(), lines: std::sync::Arc::new(lines.collect()) };
-            Client::start(self.stage.cli(), &share, &self.addresses_from(node), LOAD_MAX, &self.directory)
+            Client::start(&self.cli, &share, &self.addresses_from(node), LOAD_MAX, &self.directory)
         };
         (1..=NODES).map(start).collect()
     }
@@ -237,8 +287,8 @@ impl Run<'_> {
     fn next_block(&self, id: u64, what: &str) -> Result<Duration> {
         let started = Instant::now();
         let address = self.address(id)?;
-        let before = self.stage.cli().tip(&address)?.height;
-        let grown = || Ok(self.stage.cli().tip(&address).ok().filter(|tip| tip.height > before).map(drop));
+        let before = self.cli.tip(&address)?.height;
+        let grown = || Ok(self.cli.tip(&address).ok().filter(|tip| tip.height > before).map(drop));
         let grown = self.stage.interrupt().poll(RECOVERY_PATIENCE, Duration::from_millis(50), grown)?;
         grown.with_context(|| format!("no block {} after {what}", spoken(RECOVERY_PATIENCE)))?;
         Ok(started.elapsed())
@@ -329,7 +379,7 @@ impl Run<'_> {
     fn level(&self) -> Result<Tip> {
         let level = || {
             let tips: Vec<Tip> =
-                (1..=NODES).filter_map(|id| self.stage.cli().tip(&self.address(id).ok()?).ok()).collect();
+                (1..=NODES).filter_map(|id| self.cli.tip(&self.address(id).ok()?).ok()).collect();
             let same = tips.len() as u64 == NODES && tips.windows(2).all(|pair| pair[0] == pair[1]);
             Ok(tips.first().filter(|_| same).cloned())
         };
@@ -338,7 +388,7 @@ impl Run<'_> {
     }
 
     fn chains(&self) -> Result<Vec<(u64, Vec<Block>)>> {
-        (1..=NODES).map(|id| Ok((id, self.stage.cli().chain(&self.address(id)?)?))).collect()
+        (1..=NODES).map(|id| Ok((id, self.cli.chain(&self.address(id)?)?))).collect()
     }
 
     /// Stops everything and has the image's own command line look through each data volume.

@@ -5,5 +5,6 @@ pub(super) mod default;
 pub(super) mod flood;
 pub(super) mod mistakes;
 pub(super) mod page;
-mod papers;
+pub(crate) mod papers;
 pub(super) mod restart;
+pub(super) mod upgrade;

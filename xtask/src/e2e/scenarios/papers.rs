@@ -10,9 +10,9 @@ use crate::e2e::cli::Cli;
 
 /// What a certificate says, of that what matters here.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Certificate {
-    pub(super) serial: String,
-    pub(super) public_key: String,
+pub(crate) struct Certificate {
+    pub(crate) serial: String,
+    pub(crate) public_key: String,
 }
 
 #[derive(Deserialize)]
@@ -27,56 +27,62 @@ struct Shown {
 
 /// A CA.
 #[derive(Clone, Debug)]
-pub(super) struct Authority {
+pub(crate) struct Authority {
     cli: Cli,
     directory: PathBuf,
 }
 
 /// A certificate with its key.
 #[derive(Clone, Debug)]
-pub(super) struct Papers {
-    pub(super) certificate: Certificate,
+pub(crate) struct Papers {
+    pub(crate) certificate: Certificate,
     cert: PathBuf,
     key: PathBuf,
 }
 
 impl Authority {
-    pub(super) fn create(cli: &Cli, directory: &Path, name: &str) -> Result<Self> {
+    pub(crate) fn create(cli: &Cli, directory: &Path, name: &str) -> Result<Self> {
         let authority = Self { cli: cli.clone(), directory: directory.to_path_buf() };
         authority.make("init", &["--name", name])?;
         Ok(authority)
     }
 
     /// Its own certificate.
-    pub(super) fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.directory.join("ca.crt")
     }
 
-    pub(super) fn issue_node(&self, id: u64, hosts: &[&str]) -> Result<Papers> {
+    pub(crate) fn issue_node(&self, id: u64, hosts: &[&str]) -> Result<Papers> {
         let id = id.to_string();
         let hosts = hosts.iter().flat_map(|host| ["--host", *host]);
         let arguments = ["--node", &id].into_iter().chain(hosts).collect::<Vec<_>>();
         self.issue(&format!("node{id}"), &arguments)
     }
 
-    pub(super) fn issue_client(&self, name: &str, roles: &[&str]) -> Result<Papers> {
+    pub(crate) fn issue_client(&self, name: &str, roles: &[&str]) -> Result<Papers> {
         let roles = roles.iter().flat_map(|role| ["--role", *role]);
         let arguments = ["--client", name].into_iter().chain(roles).collect::<Vec<_>>();
         self.issue(name, &arguments)
     }
 
     /// One that ends at once.
-    pub(super) fn issue_short(&self, name: &str, role: &str) -> Result<Papers> {
+    pub(crate) fn issue_short(&self, name: &str, role: &str) -> Result<Papers> {
         self.issue(name, &["--client", name, "--role", role, "--valid-for", "1s"])
     }
 
     /// A new certificate of a node for its old key.
-    pub(super) fn renew(&self, id: u64) -> Result<Papers> {
+    pub(crate) fn renew(&self, id: u64) -> Result<Papers> {
         self.issue(&format!("node{id}"), &["--node", &id.to_string(), "--renew"])
     }
 
+    /// The same, for some days only.
+    pub(crate) fn renew_for(&self, id: u64, days: u32) -> Result<Papers> {
+        let days = days.to_string();
+        self.issue(&format!("node{id}"), &["--node", &id.to_string(), "--renew", "--days", &days])
+    }
+
     /// The same for a key that another CA has vouched for.
-    pub(super) fn renew_of(&self, other: &Self, id: u64) -> Result<Papers> {
+    pub(crate) fn renew_of(&self, other: &Self, id: u64) -> Result<Papers> {
         for file in [format!("node{id}.crt"), format!("node{id}.key")] {
             install_file(&other.directory.join(&file), &self.directory.join(&file))?;
         }
@@ -99,31 +105,31 @@ impl Authority {
 
 impl Papers {
     /// The command line of whoever has them.
-    pub(super) fn cli(&self, cli: &Cli, trusted: &Path) -> Cli {
+    pub(crate) fn cli(&self, cli: &Cli, trusted: &Path) -> Cli {
         cli.over_tls(Some(trusted), Some((&self.cert, &self.key)))
     }
 
     /// Puts them where a node looks for them.
-    pub(super) fn install(&self, directory: &Path) -> Result<()> {
+    pub(crate) fn install(&self, directory: &Path) -> Result<()> {
         install_file(&self.key, &directory.join("node.key"))?;
         install_file(&self.cert, &directory.join("node.crt"))
     }
 
     /// Whether their time is over.
-    pub(super) fn are_over(&self, cli: &Cli) -> Result<bool> {
+    pub(crate) fn are_over(&self, cli: &Cli) -> Result<bool> {
         Ok(cli.ask(cli.command(["certs", "show"]).arg(&self.cert))?.code == Some(1))
     }
 }
 
 /// What a server presents to whoever connects now.
-pub(super) fn presented(cli: &Cli, address: &str) -> Result<Certificate> {
+pub(crate) fn presented(cli: &Cli, address: &str) -> Result<Certificate> {
     let Shown { certificates } =
         cli.document(&mut cli.command(["certs", "show", "--json", "--at", address]))?;
     certificates.into_iter().next().with_context(|| format!("{address} presents nothing"))
 }
 
 /// Copies a file with its permissions, in one step for whoever reads it.
-pub(super) fn install_file(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn install_file(from: &Path, to: &Path) -> Result<()> {
     let beside = to.with_extension("new");
     let copy = || -> std::io::Result<()> {
         fs::copy(from, &beside)?;
@@ -133,7 +139,7 @@ pub(super) fn install_file(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Puts several files into one.
-pub(super) fn bundle(parts: &[PathBuf], to: &Path) -> Result<()> {
+pub(crate) fn bundle(parts: &[PathBuf], to: &Path) -> Result<()> {
     let join = || -> std::io::Result<()> {
         let mut whole = File::create(to)?;
         parts.iter().try_for_each(|part| std::io::copy(&mut File::open(part)?, &mut whole).map(drop))

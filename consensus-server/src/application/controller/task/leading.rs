@@ -14,6 +14,7 @@ use crate::application::controller::membership::{self, Present, Step};
 use crate::application::controller::proposer::{self, Action};
 use crate::application::controller::{Command, agreement, voiding};
 use crate::config::cita::address::Short;
+use crate::telemetry::Told;
 use crate::transport::cita::Mail;
 
 /// How long new validators are waited for before the next height is proposed under the old membership.
@@ -86,11 +87,10 @@ impl Task {
         self.invite(now);
         self.settled = step == Step::Settled;
         match step {
-            Step::Settled => self.member_awaited = None,
+            Step::Settled => self.member_awaited = Told::default(),
             Step::Wait(why) => {
-                if self.member_awaited.as_ref() != Some(&why) {
+                if self.member_awaited.is_due(&why, now) {
                     tracing::info!(why, "membership waits");
-                    self.member_awaited = Some(why);
                 }
             }
             Step::Admit(roster) => self.admit(&roster),
@@ -186,7 +186,10 @@ impl Task {
                 }
                 Some(Action::Propose { height, data }) => self.propose(height, data, now),
                 Some(Action::Ping) => {
-                    tracing::warn!(why = self.proposer.trouble().unwrap_or(""), "no block");
+                    let why = self.proposer.trouble().unwrap_or("");
+                    if self.told.is_due(why, now) {
+                        tracing::warn!(why, "no block");
+                    }
                     self.desk.hint(u64::MAX, now);
                 }
             }
@@ -216,7 +219,11 @@ impl Task {
         match self.voiding.step(subject, &self.validators, &self.reports, now) {
             None => {}
             Some(voiding::Action::Wait(why)) => {
-                self.wait(format!("block {height} is agreed on and cannot be committed here: {why}"));
+                let why = format!("block {height} is agreed on and cannot be committed here: {why}");
+                if self.waiting.as_ref() != Some(&why) && self.told.is_due(&why, now) {
+                    tracing::warn!(why, "waiting");
+                }
+                self.waiting = Some(why);
             }
             Some(voiding::Action::Ask(promise, to)) => {
                 let term = self.proposer.term().unwrap_or(0);
@@ -233,17 +240,12 @@ impl Task {
             Some(voiding::Action::Propose(Promise { from_height, upto_index })) => {
                 let ticket = self.chain.next_ticket();
                 let data = agreement::void_entry(from_height, upto_index);
-                if let Err(refusal) = self.chain.propose(vec![Proposal::new(ticket, data)]) {
+                if let Err(refusal) = self.chain.propose(vec![Proposal::new(ticket, data)])
+                    && self.told.is_due(&refusal.to_string(), now)
+                {
                     tracing::info!(%refusal, "giving up a block was not proposed");
                 }
             }
-        }
-    }
-
-    fn wait(&mut self, why: String) {
-        if self.waiting.as_ref() != Some(&why) {
-            tracing::warn!(why, "waiting");
-            self.waiting = Some(why);
         }
     }
 

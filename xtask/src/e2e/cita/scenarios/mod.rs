@@ -18,7 +18,7 @@ pub(super) mod power_cuts;
 pub(super) mod quick;
 pub(super) mod reshaping;
 pub(super) mod restart;
-pub(super) mod stuck;
+pub(crate) mod stuck;
 pub(super) mod validators;
 
 /// From a start to the first block, and from a failure to a new leader, at most, the interval aside.
@@ -29,7 +29,7 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(3);
 const VOIDED_LIMIT: Duration = Duration::from_secs(15);
 
 /// The chain that most stories are told of: four validators.
-fn four(block_interval: u32) -> Plan {
+pub(crate) fn four(block_interval: u32) -> Plan {
     Plan { nodes: 4, validators: 4, block_interval }
 }
 

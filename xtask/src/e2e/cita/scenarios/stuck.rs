@@ -58,7 +58,7 @@ fn power_cut(play: &mut Play<'_>) -> Result<u64> {
 }
 
 /// Everything comes back.
-pub(super) fn with_all(play: &mut Play<'_>) -> Result<()> {
+pub(crate) fn with_all(play: &mut Play<'_>) -> Result<()> {
     let height = power_cut(play)?;
     let took = play.start()?;
     play.say(&format!(

@@ -38,24 +38,26 @@ struct Ended {
     err: String,
 }
 
-/// The commands, and what `dump` says of directories that are whole.
+/// The commands of a program, and what `dump` says of directories that are whole.
 pub(crate) struct Commands {
+    cli: PathBuf,
     whole: BTreeMap<&'static str, String>,
 }
 
 impl Commands {
-    pub(crate) fn new(stores: &[Store]) -> Self {
+    pub(crate) fn new(cli: PathBuf, stores: &[Store]) -> Self {
         let dump = |store: &Store| {
             for arguments in COMMANDS {
                 let blocks_elsewhere = arguments[0] == "blocks" && store.name == "cita";
                 let no_main = arguments.contains(&"main") && store.name == "cita";
-                let ended = run(arguments, store.path());
+                let ended = run(&cli, arguments, store.path());
                 let code = if blocks_elsewhere || no_main { 2 } else { 0 };
                 assert_eq!(ended.status.code(), Some(code), "{} {arguments:?}: {}", store.name, ended.err);
             }
-            (store.name, run(&["dump", "data", "--json", "--payloads"], store.path()).out)
+            (store.name, run(&cli, &["dump", "data", "--json", "--payloads"], store.path()).out)
         };
-        Self { whole: stores.iter().map(dump).collect() }
+        let whole = stores.iter().map(dump).collect();
+        Self { cli, whole }
     }
 
     /// Two of the commands on a damaged directory; their exit codes.
@@ -70,10 +72,10 @@ impl Commands {
         let commands = [draws.pick(&COMMANDS), draws.pick(&COMMANDS)];
         let codes = commands.map(|arguments| {
             let told = format!("{} directory, {damage:?}, {arguments:?}", store.name);
-            let ended = run(arguments, top);
+            let ended = run(&self.cli, arguments, top);
             let code = ended.judge(&told);
             if arguments[0] == "verify" && code == 0 {
-                let dump = run(&["dump", "data", "--json", "--payloads"], top);
+                let dump = run(&self.cli, &["dump", "data", "--json", "--payloads"], top);
                 assert_eq!(dump.out, self.whole[store.name], "{told}: found clean, and yet another");
             }
             code
@@ -108,9 +110,9 @@ impl Ended {
     }
 }
 
-fn run(arguments: &[&str], top: &Path) -> Ended {
+fn run(cli: &Path, arguments: &[&str], top: &Path) -> Ended {
     let to = |name: &str| File::create(top.join(name)).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_consensus-cli"))
+    let mut child = Command::new(cli)
         .args(arguments)
         .current_dir(top)
         .env_remove("CONSENSUS_NODES")

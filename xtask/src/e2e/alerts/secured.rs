@@ -1,0 +1,131 @@
+//! The troupe with certificates: four nodes over TLS, and somebody whose certificate nobody trusts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::act::Act;
+use super::prometheus::Target;
+use crate::e2e::Stage;
+use crate::e2e::cli::Cli;
+use crate::e2e::cluster::{Cluster, Node};
+use crate::e2e::random::Random;
+use crate::e2e::scenarios::papers::{self, Authority};
+use crate::workspace::spoken;
+
+const NODES: u64 = 4;
+
+/// Until all nodes are ready and agree on a leader.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What each node is told; the files are beside its configuration.
+const SECURITY: &str = "[security]\ncertificate = \"node.crt\"\nkey = \"node.key\"\nca = \"ca.crt\"\n";
+
+/// Less than both alerts ask for.
+const DAYS: u32 = 5;
+
+/// Between two attempts of the stranger.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// The nodes and their certificates.
+#[derive(Debug)]
+pub(super) struct Secured<'a> {
+    stage: &'a Stage,
+    directory: PathBuf,
+    cluster: Cluster,
+    authority: Authority,
+    /// Who is let in.
+    reader: Cli,
+}
+
+impl<'a> Secured<'a> {
+    /// Makes the certificates; nothing runs yet.
+    pub(super) fn create(stage: &'a Stage, directory: &Path, random: &mut Random) -> Result<Self> {
+        let nodes = directory.join("nodes");
+        let mut cluster = Cluster::create(stage.server(), &nodes, NODES, random, SECURITY)?;
+        let authority = Authority::create(stage.cli(), &directory.join("ca"), "the CA")?;
+        let mut pins = BTreeMap::new();
+        for node in cluster.nodes() {
+            let papers = authority.issue_node(node.id(), &["127.0.0.1"])?;
+            pins.insert(node.id(), papers.certificate.public_key.clone());
+            papers.install(node.directory())?;
+            papers::install_file(&authority.ca(), &node.directory().join("ca.crt"))?;
+        }
+        cluster.pin(pins)?;
+        let reader = authority.issue_client("reader", &["read"])?.cli(stage.cli(), &authority.ca());
+        Ok(Self { stage, directory: directory.to_path_buf(), cluster, authority, reader })
+    }
+
+    /// Where the nodes are scraped.
+    pub(super) fn targets(&self) -> Vec<Target> {
+        let target = |node: &Node| Target {
+            name: format!("node{}", node.id()),
+            cluster: "secured",
+            address: node.ops_address(),
+        };
+        self.cluster.nodes().iter().map(target).collect()
+    }
+
+    /// Starts what does not run, and waits until all nodes are ready and agree.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        self.cluster.start_all()?;
+        let addresses = self.cluster.addresses_from(1);
+        let (cli, cluster) = (&self.reader, &mut self.cluster);
+        let leader = self.stage.interrupt().poll(PATIENCE, Duration::from_millis(100), || {
+            cluster.expect_running()?;
+            Ok(cli.status(&addresses).ok().and_then(|status| status.agreed_leader()))
+        })?;
+        leader.map(drop).with_context(|| format!("no leader within {}", spoken(PATIENCE)))
+    }
+
+    /// Stops all nodes; each has to end well.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        for stop in self.cluster.stop_all()? {
+            ensure!(stop.status.success(), "node {} ended with {}", stop.node, stop.status);
+        }
+        Ok(())
+    }
+
+    fn home(&self, node: u64) -> Result<PathBuf> {
+        Ok(self.cluster.node(node)?.directory().to_path_buf())
+    }
+
+    fn reconfigure(&mut self, id: u64, from: &str, to: &str) -> Result<()> {
+        let file = self.cluster.node(id)?.config();
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        std::fs::write(&file, text.replace(from, to)).with_context(|| file.display().to_string())?;
+        self.cluster.stop(id)?;
+        self.cluster.start(id)
+    }
+}
+
+/// A certificate that ends within days on one node, files that do not fit each other on the second, ended
+/// certificates accepted by the third, and a stranger who tries again and again at the fourth.
+pub(super) fn all_at_once(troupe: &mut Secured<'_>, act: &mut Act<'_>) -> Result<()> {
+    let stranger = Authority::create(troupe.stage.cli(), &troupe.directory.join("stranger"), "a stranger")?;
+    let mallory = stranger.issue_client("mallory", &["admin"])?;
+    let mallory = mallory.cli(troupe.stage.cli(), &troupe.authority.ca());
+    let [ends, unfit, expired, visited] = [1, 2, 3, 4];
+    act.begins();
+    troupe.authority.renew_for(ends, DAYS)?.install(&troupe.home(ends)?)?;
+    let key = troupe.home(unfit)?.join("node.key");
+    let aside = key.with_extension("aside");
+    papers::install_file(&key, &aside)?;
+    papers::install_file(&troupe.home(visited)?.join("node.key"), &key)?;
+    let accepts = format!("{SECURITY}accept_expired = true\n");
+    troupe.reconfigure(expired, SECURITY, &accepts)?;
+    let address = troupe.cluster.node(visited)?.address();
+    let end = std::time::Instant::now() + 2 * PATIENCE;
+    while !act.have_fired() && std::time::Instant::now() < end {
+        let answer = mallory.ask(&mut mallory.command(["tip", "--timeout", "2s", "--nodes", &address]))?;
+        ensure!(answer.code != Some(0), "a stranger was served");
+        troupe.stage.interrupt().pause(AGAIN)?;
+    }
+    troupe.authority.renew(ends)?.install(&troupe.home(ends)?)?;
+    papers::install_file(&aside, &key)?;
+    troupe.reconfigure(expired, &accepts, SECURITY)?;
+    act.ends();
+    Ok(())
+}
