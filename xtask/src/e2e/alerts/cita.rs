@@ -157,7 +157,7 @@ pub(super) fn foreign(troupe: &mut Cita<'_>, act: &mut Act<'_>) -> Result<()> {
     act.fired()?;
     troupe.play.chain.kill(node, Service::Consensus)?;
     std::fs::write(&file, before).with_context(|| file.display().to_string())?;
-    let made = data.is_dir().then(|| std::fs::remove_dir_all(&data)).unwrap_or(Ok(()));
+    let made = if data.is_dir() { std::fs::remove_dir_all(&data) } else { Ok(()) };
     made.and_then(|()| std::fs::rename(&aside, &data)).with_context(|| data.display().to_string())?;
     troupe.play.chain.start(node, Service::Consensus)?;
     act.ends();
