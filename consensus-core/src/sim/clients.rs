@@ -58,8 +58,8 @@ struct Client {
     acknowledged: bool,
     /// The node that it takes for the leader, or tries next.
     leader: Option<usize>,
-    /// The node that it asked last.
-    asked: usize,
+    /// The node that it tried last of itself, not because of a hint.
+    turn: usize,
 }
 
 /// All clients.
@@ -84,7 +84,7 @@ impl Clients {
             attempt: 0,
             acknowledged: true,
             leader: None,
-            asked: 0,
+            turn: 0,
         };
         let clients = (0..workload.clients).map(client).collect();
         Self { clients, nodes, workload: workload.clone(), loss, retired: false }
@@ -145,14 +145,14 @@ impl Clients {
         let this = &mut self.clients[client];
         this.attempt += 1;
         let any = this.workload.below(self.nodes) as usize;
-        this.asked = this.leader.unwrap_or(any);
+        let node = this.leader.unwrap_or(any);
         let latency_us = 50 + this.link.exponential(500);
         let lost = this.link.chance(self.loss);
         Attempt {
             client,
             attempt: this.attempt,
             submission: Submission { client: client as u64, number: this.number, bytes: this.bytes },
-            node: this.asked,
+            node,
             arrives_us: (!lost).then_some(now_us + latency_us),
             patience_us: now_us + self.workload.patience_us,
         }
@@ -174,11 +174,13 @@ impl Clients {
         Some(self.submit(client, now_us))
     }
 
-    /// A client's patience ends: it does not believe in the node any more that it asked, and asks the next one.
+    /// A client's patience ends: it does not believe in the node any more that it asked, and tries all in turn. Those
+    /// that hint at a node that is gone do not bring it back to where it was.
     pub fn lose_patience(&mut self, client: usize, attempt: u64, now_us: u64) -> Option<Attempt> {
         let this = &mut self.clients[client];
         if this.attempt == attempt {
-            this.leader = Some((this.asked + 1) % self.nodes as usize);
+            this.turn = (this.turn + 1) % self.nodes as usize;
+            this.leader = Some(this.turn);
         }
         self.retry(client, attempt, now_us)
     }
@@ -229,13 +231,15 @@ mod tests {
         let first = clients.begin(0, 10).unwrap();
         assert_eq!(clients.begin(0, 11), None, "one transaction at a time");
         let again = clients.lose_patience(0, first.attempt, 500).unwrap();
-        assert_eq!((again.submission, again.node), (first.submission, (first.node + 1) % 4));
+        assert_eq!((again.submission, again.node), (first.submission, 1));
         assert_eq!(clients.lose_patience(0, first.attempt, 501), None, "that attempt is over");
         let Next::RetryAt(at_us) = clients.reply(0, 1, 2, Reply::Refused(Some(2)), 600) else {
             panic!("refused")
         };
         let hinted = clients.retry(0, again.attempt, at_us).unwrap();
         assert_eq!(hinted.node, 1);
+        let elsewhere = clients.lose_patience(0, hinted.attempt, at_us + 500).unwrap();
+        assert_eq!(elsewhere.node, 2, "whoever gives the hint is not asked again");
         let place = Place { height: 2, position: 0, hash: Hash::default() };
         let Next::Acknowledged(told, _) = clients.reply(0, 1, 1, Reply::Committed(place), 900) else {
             panic!("told")

@@ -24,6 +24,9 @@ const BLOCKS_MIN: u64 = 10;
 /// How long a node that lags behind may take for one more entry.
 const PROGRESS_US: u64 = 10 * SECOND;
 
+/// How long recovery may take at most, whoever makes progress.
+const LONGEST_US: u64 = 10 * RECOVERY_US;
+
 /// How often the condition is looked at.
 const LOOK_EVERY_US: u64 = 100 * MILLISECOND;
 
@@ -95,15 +98,15 @@ impl Cluster {
     /// Waits until nothing is missing; for a minute, or longer while somebody who was far behind goes on.
     fn wait(&mut self, missing: impl Fn(&mut Self) -> Option<String>) -> Verdict {
         let mut end_us = self.schedule.now_us() + RECOVERY_US;
+        let last_us = self.schedule.now_us() + LONGEST_US;
         let mut slowest = 0;
         while let Some(words) = missing(self) {
             let now_us = self.schedule.now_us();
-            if self.slowest() > slowest {
-                // Who was far behind, with slow disks and small messages, may take long as long as it goes on.
-                slowest = self.slowest();
-                if self.clients.retired() {
-                    end_us = end_us.max(now_us + PROGRESS_US);
-                }
+            let before = std::mem::replace(&mut slowest, self.slowest());
+            if slowest > before && self.clients.retired() {
+                // Who was far behind, with slow disks and small messages, may take long as long as it goes on. It may
+                // be another one than before: a member that was taken out and comes back.
+                end_us = end_us.max(now_us + PROGRESS_US).min(last_us);
             }
             if now_us >= end_us {
                 return Err(Violation::new("L1 recovery", words));
