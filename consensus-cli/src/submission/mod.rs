@@ -215,6 +215,8 @@ struct Submitter {
     next_sequence: u64,
     /// Index of the node in use.
     node: usize,
+    /// Index of the last node that was not asked because another one had named it.
+    turn: usize,
     /// When a fate was last learned, or when there was last nothing to do.
     last_progress: Instant,
     last_trouble: String,
@@ -238,6 +240,7 @@ impl Submitter {
             outstanding_items: 0,
             next_sequence: 1,
             node: 0,
+            turn: 0,
             last_progress: Instant::now(),
             last_trouble: "nothing was tried".to_owned(),
             wrong_protocols: 0,
@@ -533,10 +536,20 @@ impl Submitter {
 
     /// To the leader if its address is known, otherwise to the next address.
     fn choose_node(&mut self, leader: Option<&str>) {
-        let next = (self.node + 1) % self.options.nodes.len();
         let known =
             leader.and_then(|leader| self.options.nodes.iter().position(|node| node.to_string() == leader));
-        self.node = known.filter(|&known| known != self.node).unwrap_or(next);
+        self.node = known.filter(|&known| known != self.node).unwrap_or_else(|| self.next_in_turn());
+    }
+
+    /// The next node, whoever was named meanwhile: one that goes on naming a leader that is gone is not asked again
+    /// before all others.
+    fn next_in_turn(&mut self) -> usize {
+        let count = self.options.nodes.len();
+        self.turn = (self.turn + 1) % count;
+        if self.turn == self.node {
+            self.turn = (self.turn + 1) % count;
+        }
+        self.turn
     }
 
     /// A pause that grows with each trouble in a row, not shorter than the node's advice within bounds.
