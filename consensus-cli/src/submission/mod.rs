@@ -10,14 +10,13 @@
 //! before a refusal became known may be committed before the refused one is sent again.
 
 pub(crate) mod source;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus_proto::ordering::{
-    Acknowledgement, Outcome, Reason, Refused, SubmitBatch, SubmitBatchReply, outcome,
-};
+use consensus_proto::ordering::{Acknowledgement, Outcome, Reason, SubmitBatch, SubmitBatchReply, outcome};
 use consensus_proto::records::Transaction;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -25,7 +24,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use self::source::Chunk;
-use crate::remote::{Access, Address, Kind, Node, Patience};
+use self::trouble::Trouble;
+use crate::remote::{Access, Address, Node, Patience};
 
 /// Payload bytes of one message; a single larger transaction still goes alone.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -154,51 +154,6 @@ impl SessionEnd {
             // The same everywhere and for ever, unless somebody gives this user another certificate.
             Code::PermissionDenied | Code::Unauthenticated => Self::NotAllowed(trouble.what),
             _ => Self::Trouble(trouble),
-        }
-    }
-}
-
-/// Something that may pass.
-struct Trouble {
-    what: String,
-    leader: Option<String>,
-    retry_after: Duration,
-    /// It passes only if the node is started anew with another configuration.
-    wrong_protocol: bool,
-}
-
-impl Trouble {
-    fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), leader: None, retry_after: Duration::ZERO, wrong_protocol: false }
-    }
-
-    fn of(error: &anyhow::Error) -> Self {
-        Self {
-            wrong_protocol: Kind::of(error) == Some(Kind::WrongProtocol),
-            ..Self::new(format!("{error:#}"))
-        }
-    }
-
-    fn from_status(node: &Node, status: &Status) -> Self {
-        let of =
-            |key: &str| status.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let retry_after = of("retry-after-ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
-        Self {
-            leader: of("leader-address"),
-            retry_after: Duration::from_millis(retry_after),
-            ..Self::of(&node.explain(status))
-        }
-    }
-
-    fn from_refusal(address: &Address, refused: Refused) -> Self {
-        let reason =
-            refused.reason().as_str_name().trim_start_matches("REASON_").to_lowercase().replace('_', " ");
-        let what = if refused.message.is_empty() { reason } else { format!("{reason}: {}", refused.message) };
-        Self {
-            what: format!("{address}: {what}"),
-            leader: Some(refused.leader_address).filter(|leader| !leader.is_empty()),
-            retry_after: Duration::from_millis(u64::from(refused.retry_after_ms)),
-            wrong_protocol: false,
         }
     }
 }
