@@ -24,7 +24,7 @@ fn network_classes(scenario: &Scenario) -> usize {
 
 #[test]
 fn a_failing_seed_becomes_a_short_list_of_faults_that_fails_in_the_same_way() {
-    let mutant = Mutant::StaleLeaderReads;
+    let mutant = Mutant::InterruptedInstallForgotten;
     let failing = |seed| run(Options { mutant: Some(mutant), ..Options::seed(seed) }).failure;
     let failure = hunt::seeds(mutant, 0).take(200).find_map(failing).expect("the broken rule is found");
     let found = Scenario::of(&failure, Some(mutant));

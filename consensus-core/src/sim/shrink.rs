@@ -11,6 +11,9 @@ use super::swarm::{Latencies, Swarm};
 use crate::limits::Limits;
 use crate::mutant::Mutant;
 
+/// Clients that think longer than this do nothing in a run.
+const THINK_MAX_US: u64 = 1_000 * SECOND;
+
 /// A simplification of a configuration.
 type Simpler = fn(&mut Swarm);
 
@@ -65,7 +68,7 @@ impl Plan {
         |swarm| fewer_voters(swarm, 3),
         |swarm| fewer_voters(swarm, 4),
         |swarm| swarm.safety_us = (swarm.safety_us / 2).max(SECOND),
-        |swarm| swarm.workload.think_us *= 4,
+        |swarm| swarm.workload.think_us = (swarm.workload.think_us * 4).min(THINK_MAX_US),
     ];
 
     const CONSTANTS: [Simpler; 5] = [
