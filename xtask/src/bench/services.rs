@@ -119,12 +119,8 @@ impl Ours {
         let directory = fresh(top, "ours")?;
         let mut cluster = Cluster::create(stage.server(), &directory, nodes, random, extra)?;
         cluster.start_all()?;
-        let addresses = cluster.addresses_from(1);
-        let leader = stage.interrupt().poll(LEADER_PATIENCE, Duration::from_millis(50), || {
-            cluster.expect_running()?;
-            Ok(stage.cli().status(&addresses).ok().and_then(|status| status.agreed_leader()))
-        })?;
-        Ok(Self { cluster, leader: leader.context("our nodes have no leader")? })
+        let leader = cluster.leader(stage.cli(), stage.interrupt(), LEADER_PATIENCE)?;
+        Ok(Self { cluster, leader })
     }
 
     /// Measures one point; everything acknowledged must be on all nodes afterwards.

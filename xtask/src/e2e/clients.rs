@@ -134,6 +134,16 @@ impl Drop for Client {
     }
 }
 
+/// Ends clients: what is left of each, and the longest wait of one in milliseconds.
+pub(crate) fn finish_all(clients: Vec<Client>, interrupt: &Interrupt) -> Result<(Vec<Finished>, u64)> {
+    clients.iter().for_each(Client::enough);
+    let finished: Vec<Finished> =
+        clients.into_iter().map(|client| client.finish(interrupt)).collect::<Result<_>>()?;
+    let summaries = finished.iter().filter_map(|client| client.summary.as_ref());
+    let longest_ms = summaries.map(|summary| summary.longest_gap_ms).max().unwrap_or(0);
+    Ok((finished, longest_ms))
+}
+
 /// What is left of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {

@@ -12,8 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::cli::Cli;
 use super::process::Process;
 use super::random::Random;
+use crate::interrupt::Interrupt;
+use crate::workspace::spoken;
+
+/// How often nodes are asked who leads.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// SIGTERM to exit, at most.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -258,6 +264,24 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Waits until all nodes know the same leader. A node that has ended is an error at once.
+    pub(crate) fn leader(&mut self, cli: &Cli, interrupt: &Interrupt, patience: Duration) -> Result<u64> {
+        let addresses = self.addresses_from(1);
+        let mut last = "not all nodes know the same one".to_owned();
+        let leader = interrupt.poll(patience, LOOK_EVERY, || {
+            self.expect_running()?;
+            match cli.status(&addresses) {
+                Ok(status) => Ok(status.agreed_leader()),
+                // A node that does not answer yet is no error.
+                Err(error) => {
+                    last = format!("{error:#}");
+                    Ok(None)
+                }
+            }
+        })?;
+        leader.with_context(|| format!("no leader after {}: {last}", spoken(patience)))
     }
 
     /// Fails if a node has ended by itself.

@@ -101,13 +101,7 @@ impl<'a> Ledger<'a> {
     /// Starts what does not run, and waits until all nodes are ready and agree. Returns the leader.
     pub(super) fn settle(&mut self) -> Result<u64> {
         self.cluster.start_all()?;
-        let addresses = self.cluster.addresses_from(1);
-        let (cli, cluster) = (self.stage.cli(), &mut self.cluster);
-        let leader = self.stage.interrupt().poll(PATIENCE, Duration::from_millis(100), || {
-            cluster.expect_running()?;
-            Ok(cli.status(&addresses).ok().and_then(|status| status.agreed_leader()))
-        })?;
-        leader.with_context(|| format!("the nodes do not agree on a leader within {}", spoken(PATIENCE)))
+        self.cluster.leader(self.stage.cli(), self.stage.interrupt(), PATIENCE)
     }
 
     /// Stops all nodes; each has to end well.

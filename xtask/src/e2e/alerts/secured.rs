@@ -1,6 +1,5 @@
 //! The troupe with certificates: four nodes over TLS, and somebody whose certificate nobody trusts.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use crate::e2e::cli::Cli;
 use crate::e2e::cluster::{Cluster, Node};
 use crate::e2e::random::Random;
 use crate::e2e::scenarios::papers::{self, Authority};
-use crate::workspace::spoken;
 
 const NODES: u64 = 4;
 
@@ -46,14 +44,7 @@ impl<'a> Secured<'a> {
         let nodes = directory.join("nodes");
         let mut cluster = Cluster::create(stage.server(), &nodes, NODES, random, SECURITY)?;
         let authority = Authority::create(stage.cli(), &directory.join("ca"), "the CA")?;
-        let mut pins = BTreeMap::new();
-        for node in cluster.nodes() {
-            let papers = authority.issue_node(node.id(), &["127.0.0.1"])?;
-            pins.insert(node.id(), papers.certificate.public_key.clone());
-            papers.install(node.directory())?;
-            papers::install_file(&authority.ca(), &node.directory().join("ca.crt"))?;
-        }
-        cluster.pin(pins)?;
+        authority.equip(&mut cluster)?;
         let reader = authority.issue_client("reader", &["read"])?.cli(stage.cli(), &authority.ca());
         Ok(Self { stage, directory: directory.to_path_buf(), cluster, authority, reader })
     }
@@ -71,13 +62,7 @@ impl<'a> Secured<'a> {
     /// Starts what does not run, and waits until all nodes are ready and agree.
     pub(super) fn settle(&mut self) -> Result<()> {
         self.cluster.start_all()?;
-        let addresses = self.cluster.addresses_from(1);
-        let (cli, cluster) = (&self.reader, &mut self.cluster);
-        let leader = self.stage.interrupt().poll(PATIENCE, Duration::from_millis(100), || {
-            cluster.expect_running()?;
-            Ok(cli.status(&addresses).ok().and_then(|status| status.agreed_leader()))
-        })?;
-        leader.map(drop).with_context(|| format!("no leader within {}", spoken(PATIENCE)))
+        self.cluster.leader(&self.reader, self.stage.interrupt(), PATIENCE).map(drop)
     }
 
     /// Stops all nodes; each has to end well.

@@ -19,7 +19,7 @@ use self::engine::{Container, Engine, Project, docker, docker_logged};
 use crate::e2e::Stage;
 use crate::e2e::assertions::{Verdict, judge};
 use crate::e2e::cli::{Block, Cli, Tip};
-use crate::e2e::clients::{Client, Finished, Share};
+use crate::e2e::clients::{self, Client, Finished, Share};
 use crate::e2e::cluster::free_ports;
 use crate::e2e::random::Random;
 use crate::e2e::report::{Phases, spoken_precisely, thousands};
@@ -366,11 +366,7 @@ impl Run<'_> {
     }
 
     fn finish(&self, clients: Vec<Client>) -> Result<Vec<Finished>> {
-        clients.iter().for_each(Client::enough);
-        let finished: Vec<Finished> =
-            clients.into_iter().map(|client| client.finish(self.stage.interrupt())).collect::<Result<_>>()?;
-        let gaps = finished.iter().filter_map(|client| client.summary.as_ref());
-        let longest = gaps.map(|summary| summary.longest_gap_ms).max().unwrap_or(0);
+        let (finished, longest) = clients::finish_all(clients, self.stage.interrupt())?;
         self.phases.say(&format!("all clients have their answers, the longest wait of one was {longest} ms"));
         Ok(finished)
     }

@@ -8,7 +8,6 @@
 
 mod refusals;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,14 +84,7 @@ impl<'a> Story<'a> {
         let nodes = directory.join("nodes");
         let mut cluster = Cluster::create(stage.server(), &nodes, NODES, &mut random, SECURITY)?;
         let first = Authority::create(stage.cli(), &directory.join("first"), "first CA")?;
-        let mut pins = BTreeMap::new();
-        for node in cluster.nodes() {
-            let papers = first.issue_node(node.id(), &["127.0.0.1"])?;
-            pins.insert(node.id(), papers.certificate.public_key.clone());
-            papers.install(node.directory())?;
-            papers::install_file(&first.ca(), &node.directory().join("ca.crt"))?;
-        }
-        cluster.pin(pins)?;
+        first.equip(&mut cluster)?;
         let alice = first.issue_client("alice", &["submit", "read"])?;
         let trusted = directory.join("trusted.crt");
         papers::install_file(&first.ca(), &trusted)?;
@@ -134,20 +126,7 @@ impl<'a> Story<'a> {
 
     /// Waits until all nodes know the same leader.
     fn leader(&mut self) -> Result<u64> {
-        let (addresses, cli) = (self.cluster.addresses_from(1), self.newcomer.clone());
-        let cluster = &mut self.cluster;
-        let mut last = String::new();
-        let leader = self.stage.interrupt().poll(PATIENCE, Duration::from_millis(50), || {
-            cluster.expect_running()?;
-            match cli.status(&addresses) {
-                Ok(status) => Ok(status.agreed_leader()),
-                Err(error) => {
-                    last = format!("{error:#}");
-                    Ok(None)
-                }
-            }
-        })?;
-        leader.with_context(|| format!("no leader after {}: {last}", spoken(PATIENCE)))
+        self.cluster.leader(&self.newcomer, self.stage.interrupt(), PATIENCE)
     }
 
     fn processes(&self) -> Vec<Option<u32>> {

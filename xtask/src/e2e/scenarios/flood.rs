@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use self::strangers::Strangers;
 use self::watch::{Memory, Metrics};
-use super::papers::{self, Authority, Papers};
+use super::papers::{Authority, Papers};
 use crate::e2e::Stage;
 use crate::e2e::cli::Cli;
 use crate::e2e::clients::{Client, Finished, Share};
@@ -122,14 +122,7 @@ impl<'a> Story<'a> {
         let extra = format!("{SECURITY}{LIMITS}");
         let mut cluster = Cluster::create(stage.server(), &nodes, NODES, &mut random, &extra)?;
         let authority = Authority::create(stage.cli(), &directory.join("authority"), "CA")?;
-        let mut pins = BTreeMap::new();
-        for node in cluster.nodes() {
-            let papers = authority.issue_node(node.id(), &["127.0.0.1"])?;
-            pins.insert(node.id(), papers.certificate.public_key.clone());
-            papers.install(node.directory())?;
-            papers::install_file(&authority.ca(), &node.directory().join("ca.crt"))?;
-        }
-        cluster.pin(pins)?;
+        authority.equip(&mut cluster)?;
         let alice = authority.issue_client("alice", &["submit", "read"])?;
         let mallory = authority.issue_client("mallory", &["submit", "read"])?;
         let trusted = authority.ca();
@@ -184,13 +177,8 @@ impl<'a> Story<'a> {
 
     /// Waits until all nodes know the same leader.
     fn leader(&mut self) -> Result<u64> {
-        let (addresses, cli) = (self.addresses(), self.content());
-        let cluster = &mut self.cluster;
-        let leader = self.stage.interrupt().poll(PATIENCE, Duration::from_millis(100), || {
-            cluster.expect_running()?;
-            Ok(cli.status(&addresses).ok().and_then(|status| status.agreed_leader()))
-        })?;
-        leader.with_context(|| format!("no leader after {}", spoken(PATIENCE)))
+        let cli = self.content();
+        self.cluster.leader(&cli, self.stage.interrupt(), PATIENCE)
     }
 
     /// Transactions a second that a client gets committed who waits for the answers.

@@ -106,11 +106,7 @@ impl Mistakes<'_> {
 
     fn start(&self, cluster: &mut Cluster) -> Result<()> {
         cluster.start_all()?;
-        let address = cluster.addresses_from(1);
-        let ready = self.stage.interrupt().poll(PATIENCE, Duration::from_millis(50), || {
-            cluster.expect_running()?;
-            Ok(self.stage.cli().status(&address).ok().and_then(|status| status.agreed_leader()))
-        })?;
+        let ready = cluster.leader(self.stage.cli(), self.stage.interrupt(), PATIENCE);
         ready.map(drop).context("the node does not become ready")
     }
 

@@ -80,14 +80,7 @@ fn play(stage: &Stage, eye: &Eye, cluster: &mut Cluster) -> Result<()> {
     let phases = Phases::start(false);
     phases.say("starting 4 nodes");
     cluster.start_all()?;
-    let addresses = cluster.addresses_from(1);
-    let leader = stage
-        .interrupt()
-        .poll(PATIENCE, Duration::from_millis(50), || {
-            cluster.expect_running()?;
-            Ok(stage.cli().status(&addresses).ok().and_then(|status| status.agreed_leader()))
-        })?
-        .context("no leader")?;
+    let leader = cluster.leader(stage.cli(), stage.interrupt(), PATIENCE)?;
     let others = cluster.ids().into_iter().filter(|id| *id != leader).collect::<Vec<_>>();
     let [asked, silent, dead] = others[..] else { bail!("a cluster of four") };
     let page = format!("http://{}/", cluster.node(asked)?.ops_address());

@@ -1,5 +1,6 @@
 //! Certificates, as `consensus-cli certs` makes and shows them, and their way to where they are used.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::e2e::cli::Cli;
+use crate::e2e::cluster::Cluster;
 
 /// What a certificate says, of that what matters here.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,6 +59,18 @@ impl Authority {
         let hosts = hosts.iter().flat_map(|host| ["--host", *host]);
         let arguments = ["--node", &id].into_iter().chain(hosts).collect::<Vec<_>>();
         self.issue(&format!("node{id}"), &arguments)
+    }
+
+    /// Gives each node of a cluster a certificate, this CA to trust, and the public keys of the others.
+    pub(crate) fn equip(&self, cluster: &mut Cluster) -> Result<()> {
+        let mut pins = BTreeMap::new();
+        for node in cluster.nodes() {
+            let papers = self.issue_node(node.id(), &["127.0.0.1"])?;
+            papers.install(node.directory())?;
+            install_file(&self.ca(), &node.directory().join("ca.crt"))?;
+            pins.insert(node.id(), papers.certificate.public_key);
+        }
+        cluster.pin(pins)
     }
 
     pub(crate) fn issue_client(&self, name: &str, roles: &[&str]) -> Result<Papers> {

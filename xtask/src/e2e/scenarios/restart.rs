@@ -61,14 +61,7 @@ pub(crate) fn run(stage: &Stage, options: &Options) -> Result<()> {
 fn play(stage: &Stage, options: &Options, phases: &Phases, cluster: &mut Cluster) -> Result<()> {
     phases.say(&format!("starting {} nodes, one transaction per block", options.nodes));
     cluster.start_all()?;
-    let addresses = cluster.addresses_from(1);
-    let leader = stage
-        .interrupt()
-        .poll(PATIENCE, Duration::from_millis(50), || {
-            cluster.expect_running()?;
-            Ok(stage.cli().status(&addresses).ok().and_then(|status| status.agreed_leader()))
-        })?
-        .context("no leader")?;
+    let leader = cluster.leader(stage.cli(), stage.interrupt(), PATIENCE)?;
     submit(stage, options.entries, &cluster.addresses_from(leader), cluster.directory())?;
     let victim = cluster.ids().into_iter().find(|id| *id != leader).unwrap_or(leader);
     let address = cluster.node(victim)?.address();

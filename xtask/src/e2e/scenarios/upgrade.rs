@@ -14,7 +14,7 @@ use clap::Args;
 use crate::e2e::Stage;
 use crate::e2e::assertions::judge;
 use crate::e2e::cli::{Block, Cli, Tip};
-use crate::e2e::clients::{Client, Finished, Share};
+use crate::e2e::clients::{self, Client, Finished, Share};
 use crate::e2e::cluster::Cluster;
 use crate::e2e::random::Random;
 use crate::e2e::report::{Phases, thousands};
@@ -205,13 +205,7 @@ impl Run<'_> {
 
     /// The leader that all nodes know, once they are ready.
     fn leader(&mut self) -> Result<u64> {
-        let (cluster, stage) = (&mut self.cluster, self.stage);
-        let addresses = cluster.addresses_from(1);
-        let leader = stage.interrupt().poll(PATIENCE, Duration::from_millis(100), || {
-            cluster.expect_running()?;
-            Ok(stage.cli().status(&addresses).ok().and_then(|status| status.agreed_leader()))
-        })?;
-        leader.with_context(|| format!("no leader that all nodes know after {}", spoken(PATIENCE)))
+        self.cluster.leader(self.stage.cli(), self.stage.interrupt(), PATIENCE)
     }
 
     /// Waits until a node has a block that it had not.
@@ -235,12 +229,7 @@ impl Run<'_> {
     }
 
     fn finish(&self, clients: Vec<Client>) -> Result<Vec<Finished>> {
-        clients.iter().for_each(Client::enough);
-        let interrupt = self.stage.interrupt();
-        let finished: Vec<Finished> =
-            clients.into_iter().map(|client| client.finish(interrupt)).collect::<Result<_>>()?;
-        let gaps = finished.iter().filter_map(|client| client.summary.as_ref());
-        let longest = gaps.map(|summary| summary.longest_gap_ms).max().unwrap_or(0);
+        let (finished, longest) = clients::finish_all(clients, self.stage.interrupt())?;
         self.phases.say(&format!("all clients have their answers, the longest wait of one was {longest} ms"));
         Ok(finished)
     }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use super::{FLOOD, Ledger, PATIENCE, STEADY};
 use crate::e2e::alerts::act::Act;
+use crate::e2e::alerts::load::Pace;
 use crate::workspace;
 
 /// A slow disk: nothing for so long, then everything for a moment.
@@ -95,22 +96,18 @@ pub(crate) fn slow(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
 
 /// A follower's disk takes nothing any more, while the others go on.
 pub(crate) fn writer_behind(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
-    troupe.lead(1)?;
-    let load = troupe.load(1, FLOOD)?;
-    troupe.pause(Duration::from_secs(1))?;
-    act.begins();
-    let disk = troupe.stutter(3, STUCK)?;
-    act.fired()?;
-    disk.end()?;
-    act.ends();
-    drop(load);
-    Ok(())
+    stuck(troupe, act, 1, FLOOD)
 }
 
 /// The leader's disk takes nothing any more. It leads on, and nothing that it was given is applied.
 pub(crate) fn no_progress(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
-    troupe.lead(3)?;
-    let load = troupe.load(3, STEADY)?;
+    stuck(troupe, act, 3, STEADY)
+}
+
+/// The disk of node 3 takes nothing, while clients submit to the one that leads.
+fn stuck(troupe: &mut Ledger<'_>, act: &mut Act<'_>, leader: u64, pace: Pace) -> Result<()> {
+    troupe.lead(leader)?;
+    let load = troupe.load(leader, pace)?;
     troupe.pause(Duration::from_secs(1))?;
     act.begins();
     let disk = troupe.stutter(3, STUCK)?;
