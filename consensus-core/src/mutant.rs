@@ -133,6 +133,8 @@ mutants! {
 
     /// Of the voters that could take over, the one that is furthest behind does.
     TransferToWhoLags: "transfer-to-who-lags", Story;
+    /// A leader whose disk takes nothing leads on.
+    HungDiskLeads: "hung-disk-leads", Story;
 
     // The gate.
 

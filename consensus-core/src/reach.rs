@@ -196,6 +196,10 @@ mod marks {
         TransferToNodeInSnapshot,
         /// Leadership was handed over.
         TransferDone,
+        /// A leader whose disk hung handed over.
+        HandedOverFromHungDisk,
+        /// A leader's disk hung, and nobody had more than it.
+        NobodyToTakeOverFromHungDisk,
         /// A transfer was given up.
         TransferTooSlow,
         /// A leader stepped down.

@@ -198,6 +198,13 @@ pub enum Report {
         /// What we have.
         last: u64,
     },
+    /// This leader's disk has not taken a write for long: leadership is offered to another node.
+    DiskHangs {
+        /// How long the oldest write has been under way.
+        ticks: u64,
+        /// Who shall take over.
+        to: NodeId,
+    },
     /// Membership changed.
     Membership {
         /// Voters.

@@ -302,6 +302,7 @@ impl Replica {
         }
         self.raw.tick();
         self.pin();
+        self.hand_over_from_hung_disk(effects);
         if let Some(term) = self.designated {
             self.stand_first(term);
         }

@@ -32,6 +32,8 @@ struct Round {
     number: u64,
     /// The newest Ready without a write of its own that came after it: becomes durable with it.
     report: u64,
+    /// The tick in which it was handed to the writer.
+    since: u64,
     /// Promises that it makes durable.
     hard_state: HardState,
     /// Index of its first entry.
@@ -117,6 +119,11 @@ impl Rounds {
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The tick since which the oldest is under way.
+    pub(super) fn oldest_since(&self) -> Option<u64> {
+        self.list.front().map(|round| round.since)
     }
 
     /// Everything below is visible in the store.
@@ -233,6 +240,7 @@ impl Replica {
         let round = Round {
             number,
             report: number,
+            since: self.ticks,
             hard_state: self.rounds.latest,
             first: entries.first().map(|entry| entry.index),
             bytes: entries.iter().map(|entry| entry.data.len() as u64).sum(),

@@ -2,6 +2,9 @@
 //!
 //! While a transfer runs the crate drops proposals; so it starts only towards a peer that is close, and is
 //! given up after one election timeout.
+//!
+//! A leader whose own disk hangs hands leadership over by itself. Nobody else would miss it: its heartbeats need no
+//! disk. But nothing is applied here, and so acknowledged, that is not on its own disk.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +12,18 @@ use raft::eraftpb::MessageType;
 use raft::{ProgressState, StateRole};
 
 use super::proposals::fail;
-use super::{Effect, Effects, Message, Outcome, Refusal, Replica};
+use super::{Effect, Effects, Message, Outcome, Refusal, Replica, Report};
 use crate::ids::{NodeId, Ticket};
 use crate::mutant::{self, Mutant};
 use crate::reach::reach;
 
+/// A leader's write may be under way for so many election timeouts.
+const DISK_PATIENCE: u64 = 2;
+
 #[derive(Debug)]
 pub(super) struct Transfer {
-    ticket: Ticket,
+    /// Who waits for its end; nobody if the replica itself wants it.
+    ticket: Option<Ticket>,
     target: u64,
     term: u64,
     deadline: u64,
@@ -59,18 +66,44 @@ impl Replica {
     }
 
     pub(super) fn transfer_leader(&mut self, ticket: Ticket, to: Option<NodeId>, effects: &mut Effects) {
-        match self.start_transfer(to) {
+        match self.find_target(to) {
             Ok(None) => effects.push(Effect::Answer { ticket, outcome: Outcome::Done }),
-            Ok(Some(target)) => {
-                let deadline = self.ticks + self.config.election_ticks as u64;
-                self.transfer = Some(Transfer { ticket, target, term: self.raw.raft.term, deadline });
-            }
+            Ok(Some(target)) => self.begin_transfer(Some(ticket), target),
             Err(refusal) => fail(ticket, refusal, effects),
         }
     }
 
+    fn begin_transfer(&mut self, ticket: Option<Ticket>, target: u64) {
+        let deadline = self.ticks + self.config.election_ticks as u64;
+        self.transfer = Some(Transfer { ticket, target, term: self.raw.raft.term, deadline });
+        self.raw.transfer_leader(target);
+        self.pin();
+    }
+
+    /// Hands leadership over if the disk has not taken the oldest write for long and somebody else's has: to
+    /// whoever has most of the log.
+    pub(super) fn hand_over_from_hung_disk(&mut self, effects: &mut Effects) {
+        let Some(since) = self.rounds.oldest_since() else { return };
+        let ticks = self.ticks - since;
+        let leads = self.raw.raft.state == StateRole::Leader && self.transfer.is_none();
+        let patience = DISK_PATIENCE * self.config.election_ticks as u64;
+        if !leads || ticks < patience || mutant::is(Mutant::HungDiskLeads) {
+            return;
+        }
+        // Where all disks hang, and where nobody else is reachable, another leader is no better.
+        let persisted = self.raw.raft.raft_log.persisted;
+        let Some(target) = self.best_target(persisted + 1) else {
+            reach!(NobodyToTakeOverFromHungDisk);
+            return;
+        };
+        reach!(HandedOverFromHungDisk);
+        self.begin_transfer(None, target);
+        let to = NodeId::new(target).expect("members have ids");
+        effects.push(Effect::Report(Report::DiskHangs { ticks, to }));
+    }
+
     /// The target, or `None` if it leads already.
-    fn start_transfer(&mut self, to: Option<NodeId>) -> Result<Option<u64>, Refusal> {
+    fn find_target(&self, to: Option<NodeId>) -> Result<Option<u64>, Refusal> {
         if self.raw.raft.state != StateRole::Leader {
             return Err(Refusal::NotLeader { leader: self.leader() });
         }
@@ -80,10 +113,10 @@ impl Replica {
         let target = match to {
             Some(to) if to.get() == self.node => return Ok(None),
             Some(to) => self.check_target(to.get())?,
-            None => self.best_target()?,
+            None => self
+                .best_target(0)
+                .ok_or_else(|| Refusal::Transfer("no other voter is reachable".to_owned()))?,
         };
-        self.raw.transfer_leader(target);
-        self.pin();
         Ok(Some(target))
     }
 
@@ -115,20 +148,20 @@ impl Replica {
         Ok(id)
     }
 
-    /// The voter with most of the log; of several, the one that answered last.
-    fn best_target(&self) -> Result<u64, Refusal> {
+    /// The voter with most of the log, at least up to `matched_min`; of several, the one that answered last.
+    fn best_target(&self, matched_min: u64) -> Option<u64> {
         self.raw
             .raft
             .prs()
             .iter()
-            .filter(|(id, _)| **id != self.node && self.check_target(**id).is_ok())
+            .filter(|(id, progress)| **id != self.node && progress.matched >= matched_min)
+            .filter(|(id, _)| self.check_target(**id).is_ok())
             .max_by_key(|(id, progress)| {
                 let lags = mutant::is(Mutant::TransferToWhoLags);
                 let matched = if lags { u64::MAX - progress.matched } else { progress.matched };
                 (matched, self.last_answer(**id), std::cmp::Reverse(**id))
             })
             .map(|(id, _)| *id)
-            .ok_or_else(|| Refusal::Transfer("no other voter is reachable".to_owned()))
     }
 
     /// Answers a transfer that has succeeded or that cannot any more.
@@ -153,12 +186,14 @@ impl Replica {
         if self.raw.raft.state == StateRole::Leader {
             self.raw.raft.abort_leader_transfer();
         }
-        effects.push(Effect::Answer { ticket, outcome });
+        if let Some(ticket) = ticket {
+            effects.push(Effect::Answer { ticket, outcome });
+        }
     }
 
     pub(super) fn halt_transfer(&mut self, effects: &mut Effects) {
-        if let Some(transfer) = self.transfer.take() {
-            fail(transfer.ticket, Refusal::Halted, effects);
+        if let Some(ticket) = self.transfer.take().and_then(|transfer| transfer.ticket) {
+            fail(ticket, Refusal::Halted, effects);
         }
     }
 }

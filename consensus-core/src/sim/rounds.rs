@@ -348,7 +348,7 @@ impl Cluster {
                 self.invariants.silent_outsiders.removed(node);
                 Step::Report
             }
-            Report::Membership { .. } => Step::Report,
+            Report::Membership { .. } | Report::DiskHangs { .. } => Step::Report,
         };
         self.note(node, step);
         Ok(Boundary::Other)

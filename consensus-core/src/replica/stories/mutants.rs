@@ -7,12 +7,13 @@ use crate::mutant::{Mutant, Proof, broken};
 use crate::storage::records::tests as records;
 
 /// Broken rules and the stories that fail.
-const STORIES: [(Mutant, fn()); 12] = [
+const STORIES: [(Mutant, fn()); 13] = [
     (Mutant::LateNoticeCounts, t20_a_late_notice_of_a_replaced_tail_makes_nothing_durable),
     (Mutant::SoleVoterDoesNotWait, t3_a_sole_voter_waits_for_its_disk_before_it_stands),
     (Mutant::TransferToWhoLags, leadership_goes_to_the_peer_that_is_furthest_on),
     (Mutant::ChecksumNotChecked, records::every_flipped_bit_of_an_entry_is_found),
     (Mutant::TransferToAnybody, a_transfer_to_a_stranger_or_a_silent_peer_is_refused),
+    (Mutant::HungDiskLeads, transfers::a_leader_whose_disk_hangs_hands_over_to_one_that_has_what_it_lacks),
     (Mutant::MembershipNotSaved, membership::a_new_membership_is_written_with_the_applied_index),
     (Mutant::MembershipAppliedAtAppend, membership::a_change_takes_effect_only_when_it_is_applied),
     (Mutant::ChangesOneByOne, several_changes_go_through_a_joint_phase_that_ends_by_itself),

@@ -77,3 +77,79 @@ fn a_peer_that_answers_every_heartbeat_is_active_at_every_moment() {
         answers(&mut story, &[2, 3]);
     }
 }
+
+/// Leads two others, and has a write under way that node 2 has durable.
+fn leader_with_hung_disk() -> Story {
+    let mut story = leader();
+    story.propose(1, b"block");
+    story.acknowledge(2);
+    story.sent.clear();
+    story
+}
+
+/// The ticks for which a leader waits for its disk.
+fn patience() -> usize {
+    2 * config().election_ticks
+}
+
+#[test]
+pub(super) fn a_leader_whose_disk_hangs_hands_over_to_one_that_has_what_it_lacks() {
+    let mut story = leader_with_hung_disk();
+    answered_by(&mut story, &[2, 3], patience() - 1);
+    assert_eq!(story.count_sent(MessageType::MsgTimeoutNow), 0, "not yet");
+    answered_by(&mut story, &[2, 3], 1);
+    let asked: Vec<u64> = story.take_sent(MessageType::MsgTimeoutNow).iter().map(|m| m.to).collect();
+    assert_eq!(asked, [2]);
+    let to = NodeId::new(2).unwrap();
+    assert!(story.reports.contains(&Report::DiskHangs { ticks: patience() as u64, to }));
+    let term = story.status().term;
+    story.peer(message(MessageType::MsgHeartbeat, 2, 1, term + 1));
+    let leader = NodeId::new(2);
+    assert_eq!(story.answer(1), Some(&Outcome::Failed(Refusal::LeadershipLost { leader })));
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_asks_again_when_nobody_took_over() {
+    let mut story = leader_with_hung_disk();
+    answered_by(&mut story, &[2, 3], patience());
+    assert_eq!(story.take_sent(MessageType::MsgTimeoutNow).len(), 1);
+    answered_by(&mut story, &[2, 3], config().election_ticks + 1);
+    assert_eq!(story.take_sent(MessageType::MsgTimeoutNow).len(), 1);
+    story.persist();
+    answered_by(&mut story, &[2, 3], 3 * patience());
+    assert_eq!(story.take_sent(MessageType::MsgTimeoutNow).len(), 0, "the disk is well again");
+    assert_eq!(story.status().role, Role::Leader);
+    story.propose(2, b"next");
+    assert_eq!(story.answer(2), None, "accepted");
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_leads_on_where_nobody_else_has_more() {
+    let mut story = leader();
+    story.propose(1, b"block");
+    story.sent.clear();
+    answered_by(&mut story, &[2, 3], 3 * patience());
+    assert_eq!(story.count_sent(MessageType::MsgTimeoutNow), 0);
+    assert_eq!(story.status().role, Role::Leader);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_does_not_hand_over_to_one_that_is_silent() {
+    let mut story = leader_with_hung_disk();
+    answered_by(&mut story, &[3], 3 * patience());
+    assert_eq!(story.count_sent(MessageType::MsgTimeoutNow), 0);
+}
+
+#[test]
+fn a_leader_with_a_slow_disk_and_many_writes_under_way_leads_on() {
+    let mut story = leader_with_hung_disk();
+    for _ in 0..3 * patience() {
+        story.propose(2, b"more");
+        story.acknowledge(2);
+        while story.writes.len() > patience() / 2 {
+            story.persist_one();
+        }
+        answered_by(&mut story, &[2, 3], 1);
+    }
+    assert_eq!(story.count_sent(MessageType::MsgTimeoutNow), 0);
+}
