@@ -141,15 +141,21 @@ impl Nodes {
 
     /// Waits until the node tells a text.
     async fn told(&self, position: usize, path: &str, text: &str) {
+        self.tells(position, path, text, true).await;
+    }
+
+    /// Waits until the node tells a text, or does not tell it any more.
+    async fn tells(&self, position: usize, path: &str, text: &str, wanted: bool) {
         let ops = self.servers[position].config().listen.ops;
         let told = async {
-            while !get(ops, path).await.contains(text) {
+            while get(ops, path).await.contains(text) != wanted {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let told = tokio::time::timeout(PATIENCE, told).await;
         if told.is_err() {
-            panic!("no {text} in\n{}", get(ops, path).await);
+            let lacks = if wanted { "no" } else { "still" };
+            panic!("{lacks} {text} in\n{}", get(ops, path).await);
         }
     }
 
@@ -558,6 +564,13 @@ async fn when_all_certificates_have_expired_the_rescue_lets_them_in() {
     let metrics = nodes.metrics(0).await;
     assert!(!metrics.contains("reason=\"expired\"}"), "{metrics}");
     assert!(metrics.contains("consensus_security_alarm{alarm=\"accept-expired\"} 1"), "{metrics}");
+
+    // The other one learns of a renewal although their streams stay.
+    nodes.told(0, "/status", "node 2: has ended").await;
+    let renewed = nodes.authority.renew_as(&nodes.identities[1].key, "node2 renewed", &[], 2090);
+    place(nodes.data.path(), "node2.crt", &renewed.certificate);
+    nodes.told(0, "/status", "CN=node2 renewed").await;
+    nodes.tells(0, "/status", "node 2: has ended", false).await;
     nodes.stop().await;
 }
 

@@ -40,6 +40,12 @@ impl Dialer {
         let tls = self.tls.clone()?;
         Some(Connector { tls, node_id, address: address.to_owned() })
     }
+
+    /// Whether the certificate that a node showed last is near its end or past it. Connections outlive renewals, so
+    /// only another handshake tells whether it has a new one.
+    pub(crate) fn saw_an_end(&self, node_id: NodeId) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.saw_an_end(node_id))
+    }
 }
 
 /// Connects to one node over TLS.

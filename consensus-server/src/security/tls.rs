@@ -96,6 +96,12 @@ impl Tls {
         }
     }
 
+    /// Whether the certificate that a node showed last is near its end or past it.
+    pub(super) fn saw_an_end(&self, node_id: NodeId) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.get(&node_id).is_some_and(|certificate| Level::of(certificate, now()) != Level::Fine)
+    }
+
     /// Looks at the files at once.
     pub(super) fn reload(&self) {
         self.asked.notify_one();

@@ -34,6 +34,8 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A stream that lasted this long was a good one: the next attempt begins with the shortest wait.
 const GOOD_SESSION: Duration = Duration::from_secs(2);
+/// How often a peer is asked for its certificate again while the last one that it showed is near its end.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// The streams of one chain.
 pub struct PeerStreams {
@@ -98,7 +100,7 @@ impl PeerStreams {
             };
             let stop = self.stop.clone();
             tokio::spawn(async move {
-                stop.run_until_cancelled(link.run()).await;
+                stop.run_until_cancelled(async { tokio::join!(link.run(), link.look_again()) }).await;
             })
         };
         self.outboxes.values().map(run).collect()
@@ -151,7 +153,7 @@ struct Link {
 
 impl Link {
     /// Connects again and again.
-    async fn run(self) {
+    async fn run(&self) {
         let mut backoff = Backoff::new();
         let mut told = Told::default();
         loop {
@@ -172,6 +174,18 @@ impl Link {
                 tracing::debug!(peer, address, failure, "no stream to a peer");
             }
             tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+
+    /// Connects for a moment, to see whether the peer has a new certificate by now.
+    async fn look_again(&self) {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN_EVERY).await;
+            let peer = self.outbox.peer();
+            // A failure is the stream's to tell.
+            if self.dialer.saw_an_end(peer.node_id()) {
+                let _ = connect_to(peer, &self.dialer).await;
+            }
         }
     }
 

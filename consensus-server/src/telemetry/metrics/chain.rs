@@ -81,6 +81,7 @@ pub struct ChainMetrics {
     gauges: Gauges,
     leader_changes: Counter,
     elections: Counter,
+    disk_hand_overs: Counter,
     gate_refused: Family<PeerReasonLabel, Counter>,
     inbox_dropped: Family<PeerLabel, Counter>,
     followers: Followers,
@@ -209,6 +210,10 @@ impl ChainMetrics {
         let followers = Followers::new(&mut raft);
         let leader_changes = raft.counter("leader_changes", "Changes of the leader this node knows");
         let elections = raft.counter("elections_started", "Times this node stood for election");
+        let disk_hand_overs = raft.counter(
+            "disk_hand_overs",
+            "Times this node led and offered leadership to another as its disk hung",
+        );
         let gate_refused =
             raft.family("gate_refused", "Messages of peers refused before the protocol saw them");
         let inbox_dropped =
@@ -227,6 +232,7 @@ impl ChainMetrics {
             gauges,
             leader_changes,
             elections,
+            disk_hand_overs,
             gate_refused,
             inbox_dropped,
             followers,
@@ -348,6 +354,16 @@ impl ChainObserver for ChainMetrics {
                         "this store has lost entries it had"
                     );
                 }
+            }
+            Report::DiskHangs { ticks, to } => {
+                self.disk_hand_overs.inc();
+                let (chain, to) = (&self.chain, (self.name)(to.get()));
+                tracing::warn!(
+                    chain,
+                    ticks,
+                    to,
+                    "a write to the disk hangs, leadership is offered to another node"
+                );
             }
             Report::Membership { voters, learners } => {
                 tracing::info!(chain = self.chain, ?voters, ?learners, "membership changed");

@@ -84,6 +84,7 @@ fn chain(metrics: &Metrics, name: &str, peer: NodeId) {
     let chain = ChainMetrics::new(metrics, name);
     chain.report(&Report::Leadership { role: Role::Leader, term: 1, leader: Some(peer) });
     chain.report(&Report::GateRefused { from: peer, reason: "foreign" });
+    chain.report(&Report::DiskHangs { ticks: 20, to: peer });
     chain.dropped(peer, 1);
     chain.status(&leading(peer));
     chain.proposal_ended(Err(&Refusal::Halted));

@@ -120,6 +120,11 @@ impl<'a> Ledger<'a> {
         self.interrupt().pause(duration)
     }
 
+    /// The height of a node's chain.
+    fn height(&self, node: u64) -> Result<u64> {
+        Ok(self.stage.cli().tip(&self.cluster.node(node)?.address())?.height)
+    }
+
     /// Submits until what it returns is dropped, to one node first.
     fn load(&self, first: u64, pace: Pace) -> Result<Load> {
         let log = self.cluster.directory().join("load.log");

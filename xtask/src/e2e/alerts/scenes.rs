@@ -122,6 +122,12 @@ pub(super) const SCENES: &[Scene] = &[
     Scene {
         name: "stuck-leader",
         fault: "the leader's disk stuck",
+        alerts: &["ConsensusLeaderDiskHangs"],
+        play: Play::LedgerWithDisks(ledger::disks::leader_hangs),
+    },
+    Scene {
+        name: "stuck-disks",
+        fault: "the disks of two of four nodes stuck",
         alerts: &["ConsensusNoProgress"],
         play: Play::LedgerWithDisks(ledger::disks::no_progress),
     },

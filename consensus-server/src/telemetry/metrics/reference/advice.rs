@@ -1,7 +1,7 @@
 //! What people do with each series: the alert that watches it, what a high value means, where to look next.
 
 /// By the name without the endings of a kind, in the order of the page.
-const ADVICE: [(&str, &str); 135] = [
+const ADVICE: [(&str, &str); 136] = [
     (
         "consensus_raft_is_leader",
         "Alerts `ConsensusQuorumAtRisk`, `ConsensusTwoLeaders`; the sum over a chain's nodes is 1, for a moment 0.",
@@ -59,6 +59,10 @@ const ADVICE: [(&str, &str); 135] = [
     ),
     ("consensus_raft_halted", "Alert `ConsensusHalted`; the log and `/status` say why."),
     ("consensus_raft_leader_changes", "Alert `ConsensusLeadershipRestless`."),
+    (
+        "consensus_raft_disk_hand_overs",
+        "Alert `ConsensusLeaderDiskHangs`; again and again: nobody takes over.",
+    ),
     ("consensus_raft_elections_started", "Alert `ConsensusElectionsFail`."),
     ("consensus_raft_gate_refused", "Alert `ConsensusMessagesRefused`."),
     ("consensus_raft_inbox_dropped", "Alert `ConsensusInboxFull`."),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{FLOOD, Ledger, PATIENCE, STEADY};
 use crate::e2e::alerts::act::Act;
@@ -99,22 +99,39 @@ pub(crate) fn writer_behind(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Resul
     stuck(troupe, act, 1, FLOOD)
 }
 
-/// The leader's disk takes nothing any more. It leads on, and nothing that it was given is applied.
-pub(crate) fn no_progress(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
+/// The leader's disk takes nothing any more. It gives leadership away, and the others go on.
+pub(crate) fn leader_hangs(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
     stuck(troupe, act, 3, STEADY)
 }
 
-/// The disk of node 3 takes nothing, while clients submit to the one that leads.
+/// The disk of node 3 takes nothing, while clients submit to the one that leads. The chain goes on.
 fn stuck(troupe: &mut Ledger<'_>, act: &mut Act<'_>, leader: u64, pace: Pace) -> Result<()> {
     troupe.lead(leader)?;
     let load = troupe.load(leader, pace)?;
     troupe.pause(Duration::from_secs(1))?;
     act.begins();
     let disk = troupe.stutter(3, STUCK)?;
+    let before = troupe.height(1)?;
     act.fired()?;
+    let after = troupe.height(1)?;
+    ensure!(after > before, "node 1 is at block {after} as it was when the disk of node 3 got stuck");
     disk.end()?;
     act.ends();
     // Clients that go away with frames under way leave none behind.
+    drop(load);
+    Ok(())
+}
+
+/// The disks of two of four nodes take nothing any more: nothing is committed while clients wait.
+pub(crate) fn no_progress(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
+    troupe.lead(1)?;
+    let load = troupe.load(1, STEADY)?;
+    troupe.pause(Duration::from_secs(1))?;
+    act.begins();
+    let disks = [troupe.stutter(3, STUCK)?, troupe.stutter(4, STUCK)?];
+    act.fired()?;
+    disks.into_iter().try_for_each(Stutter::end)?;
+    act.ends();
     drop(load);
     Ok(())
 }
