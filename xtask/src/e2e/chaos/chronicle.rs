@@ -19,6 +19,7 @@ pub(crate) enum State {
     Down,
     Paused,
     DiskFull,
+    DiskHangs,
     Silent,
     Refused,
     Late,

@@ -38,6 +38,8 @@ impl SmallDisk {
         let mut make = Command::new("mkfs.ext4");
         output(make.args(["-q", "-F", "-m", "0", "-O", "^extents,^64bit"]).arg(&image))?;
         guardian.at_end(&format!("umount -l '{}'", directory.display()))?;
+        // A frozen file system lets nobody end.
+        guardian.at_end(&format!("fsfreeze -u '{}'", directory.display()))?;
         output(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(directory))?;
         let found = directory.join("lost+found");
         std::fs::remove_dir(&found).with_context(|| found.display().to_string())?;
@@ -47,6 +49,11 @@ impl SmallDisk {
     /// Whose data is on it.
     pub(crate) fn node(&self) -> u64 {
         self.node
+    }
+
+    /// Lets nobody write until what it returns is thawed or dropped.
+    pub(crate) fn freeze(&self) -> Result<Frozen> {
+        Frozen::new(&self.directory)
     }
 
     /// Leaves no space.
@@ -72,6 +79,37 @@ impl SmallDisk {
 
     fn ballast(&self) -> PathBuf {
         self.directory.join("ballast")
+    }
+}
+
+/// A file system that lets whoever writes or syncs wait, in the kernel.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    directory: Option<PathBuf>,
+}
+
+impl Frozen {
+    /// Freezes what is mounted at `directory`.
+    pub(crate) fn new(directory: &Path) -> Result<Self> {
+        output(Command::new("fsfreeze").arg("-f").arg(directory))?;
+        Ok(Self { directory: Some(directory.to_path_buf()) })
+    }
+
+    /// Lets everybody go on.
+    pub(crate) fn thaw(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(directory) = self.directory.take() else { return Ok(()) };
+        output(Command::new("fsfreeze").arg("-u").arg(directory)).map(drop)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // The guardian does it again.
+        let _ = self.end();
     }
 }
 

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::chronicle::{Chronicle, Lane, SpanId, State};
-use super::disk::SmallDisk;
+use super::disk::{Frozen, SmallDisk};
 use super::kind::Kind;
 use super::network::{Effects, Network, Passage, Rule, Spoiled};
 use super::observer::{Observer, Role};
 use super::schedule::Fault;
+use crate::e2e::cli::Cli;
 use crate::e2e::cluster::Cluster;
 use crate::e2e::process::tail;
 use crate::e2e::random::Random;
@@ -68,6 +69,7 @@ enum Undo {
     /// Strikes again from time to time.
     Again(Again),
     Free(u64),
+    ThawDisk(Frozen),
 }
 
 /// What is to be done again, and when.
@@ -108,6 +110,7 @@ pub(crate) struct Injector {
     cluster: Cluster,
     network: Network,
     disk: Option<SmallDisk>,
+    cli: Cli,
     chronicle: Arc<Chronicle>,
     frozen: BTreeSet<u64>,
     spoiled: BTreeMap<u64, Spoiled>,
@@ -125,12 +128,14 @@ impl Injector {
         cluster: Cluster,
         network: Network,
         disk: Option<SmallDisk>,
+        cli: Cli,
         chronicle: Arc<Chronicle>,
     ) -> Self {
         Self {
             cluster,
             network,
             disk,
+            cli,
             chronicle,
             frozen: BTreeSet::new(),
             spoiled: BTreeMap::new(),
@@ -206,7 +211,7 @@ impl Injector {
             Kind::PowerCut => self.cluster.ids(),
             Kind::NoMajority => vec![leader?, one_of(followers())?],
             Kind::Delay | Kind::Reset | Kind::Loss => Vec::new(),
-            Kind::DiskFull => vec![self.disk.as_ref()?.node()],
+            Kind::DiskFull | Kind::DiskHangs => vec![self.disk.as_ref()?.node()],
         })
     }
 
@@ -254,6 +259,12 @@ impl Injector {
                 self.is_full = true;
                 Ok((Undo::Free(disk.node()), self.nodes(victims, State::DiskFull, kind)))
             }
+            Kind::DiskHangs => {
+                let disk = self.disk.as_ref().context("there is no small disk")?;
+                self.let_lead(disk.node())?;
+                let frozen = disk.freeze()?;
+                Ok((Undo::ThawDisk(frozen), self.nodes(victims, State::DiskHangs, kind)))
+            }
             Kind::Delay
             | Kind::OneWay
             | Kind::CutNode
@@ -281,6 +292,13 @@ impl Injector {
 
     fn nodes(&self, nodes: &[u64], state: State, kind: Kind) -> Vec<SpanId> {
         nodes.iter().map(|id| self.chronicle.begin(Lane::Node(*id), state, kind.to_string())).collect()
+    }
+
+    /// Asks for another leader. A refusal is of the moment, and whoever leads then, the fault is one.
+    fn let_lead(&self, node: u64) -> Result<()> {
+        let (to, nodes) = (node.to_string(), self.cluster.addresses_from(node));
+        let arguments = ["transfer-leader", "--to", &to, "--timeout", "3s", "--nodes", &nodes];
+        self.cli.ask(&mut self.cli.command(arguments)).map(drop)
     }
 
     /// SIGKILL. A node that has ended before by itself is a finding, but on a full disk.
@@ -380,6 +398,17 @@ impl Injector {
                 };
                 (is_held || now.reset > before.reset) && others.iter().any(leads)
             }
+            // The others lead and go on, and it does not.
+            Kind::DiskHangs => {
+                let others = self.others(&active.victims);
+                let is_passed = |id: &u64| {
+                    let seen = observer.newest(*id);
+                    seen.is_some_and(|seen| {
+                        seen.role != Role::Leader && seen.height < observer.height(&others)
+                    })
+                };
+                active.victims.iter().all(is_passed)
+            }
             Kind::DiskFull => active.victims.iter().any(|id| {
                 observer.newest(*id).is_some_and(|seen| seen.halted.is_some())
                     || self.cluster.node(*id).is_ok_and(|node| tail(&node.log(), 20).contains(NO_SPACE))
@@ -413,6 +442,7 @@ impl Injector {
                 self.network.apply(&self.spoiled.values().collect::<Vec<_>>())?;
             }
             Undo::Free(id) => self.free(id)?,
+            Undo::ThawDisk(frozen) => frozen.thaw()?,
         }
         active.spans.into_iter().for_each(|span| self.chronicle.end(span));
         self.chronicle.note(format!("{}: healed", active.kind));

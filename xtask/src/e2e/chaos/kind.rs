@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     Loss,
     /// The file system below a node's data is full
     DiskFull,
+    /// The file system below the leader's data takes nothing and lets nobody go
+    DiskHangs,
 }
 
 /// How the network between the nodes is made.
@@ -75,14 +77,19 @@ impl Kind {
         !matches!(self, Self::PowerCut | Self::NoMajority)
     }
 
-    /// True if others may overlap it.
+    /// True if others may overlap it. Nobody can end a process that waits for a disk.
     pub(crate) fn is_combinable(self) -> bool {
-        self != Self::PowerCut
+        !matches!(self, Self::PowerCut | Self::DiskHangs)
+    }
+
+    /// True if it is done to the small disk, which takes the right to mount.
+    pub(crate) fn needs_disk(self) -> bool {
+        matches!(self, Self::DiskFull | Self::DiskHangs)
     }
 
     /// True if it may overlap another one. There is one small disk.
     pub(crate) fn is_partner(self) -> bool {
-        !matches!(self, Self::PowerCut | Self::DiskFull)
+        !matches!(self, Self::PowerCut | Self::DiskFull | Self::DiskHangs)
     }
 }
 

@@ -104,7 +104,7 @@ impl Options {
             return Ok(kinds);
         }
         let all = Kind::value_variants().iter().copied().filter(|kind| kind.is_possible(self.network));
-        Ok(all.filter(|kind| *kind != Kind::DiskFull || disk::is_root()).collect())
+        Ok(all.filter(|kind| !kind.needs_disk() || disk::is_root()).collect())
     }
 
     fn draw(&self, seed: u64) -> Result<Plan> {
@@ -115,13 +115,17 @@ impl Options {
         };
         let mut dealt = kinds.clone();
         if !disk::is_root() {
-            println!("SKIPPED: {}, which takes the right to mount a small disk", Kind::DiskFull);
-            dealt.retain(|kind| *kind != Kind::DiskFull);
+            println!(
+                "SKIPPED: {} and {}, which take the right to mount a small disk",
+                Kind::DiskFull,
+                Kind::DiskHangs
+            );
+            dealt.retain(|kind| !kind.needs_disk());
         }
         let episodes = schedule::draw(&dealt, length, pace, &mut Random::new(seed));
         let minutes = if self.quick { 1 } else { self.minutes };
         let disk_bytes = (minutes * DISK_BYTES_PER_MINUTE).max(DISK_BYTES_MIN);
-        let disk_bytes = dealt.contains(&Kind::DiskFull).then_some(disk_bytes);
+        let disk_bytes = dealt.iter().any(|kind| kind.needs_disk()).then_some(disk_bytes);
         Ok(Plan { seed, kinds, episodes, medium: self.network, rate: self.rate, disk_bytes })
     }
 }

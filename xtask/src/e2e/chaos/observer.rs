@@ -135,6 +135,11 @@ impl Observer {
         nodes.iter().filter_map(|node| self.newest(*node)).map(|seen| seen.commit).max().unwrap_or(0)
     }
 
+    /// The height of the longest chain that one of these nodes tells.
+    pub(crate) fn height(&self, nodes: &[u64]) -> u64 {
+        nodes.iter().filter_map(|node| self.newest(*node)).map(|seen| seen.height).max().unwrap_or(0)
+    }
+
     /// The number of terms in which somebody was seen to lead.
     pub(crate) fn terms_led(&self) -> usize {
         self.shared.record().leaders.len()

@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
         cluster.start_all()?;
         let pages = cluster.nodes().iter().map(|node| (node.id(), node.ops_address())).collect::<Vec<_>>();
         let observer = Observer::start(&pages, Arc::clone(&chronicle));
-        let injector = Injector::new(cluster, network, disk, Arc::clone(&chronicle));
+        let injector = Injector::new(cluster, network, disk, stage.cli().clone(), Arc::clone(&chronicle));
         let directory = directory.to_path_buf();
         let (coverage, figures) = (Coverage::default(), Figures::default());
         Ok(Self {

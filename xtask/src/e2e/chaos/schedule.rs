@@ -111,8 +111,10 @@ fn episode(kind: Kind, partners: &[Kind], pace: Pace, random: &mut Random) -> Ep
 
 fn fault(kind: Kind, after: Duration, pace: Pace, random: &mut Random) -> Fault {
     let hold = pace.hold_ms_min + random.below(pace.hold_ms_max - pace.hold_ms_min + 1);
-    // Whether two halves stay without a commit shows only after an election timeout.
-    let hold = if kind == Kind::NoMajority { hold.max(4_500) } else { hold };
+    // Whether two halves stay without a commit shows only after an election timeout, and a leader waits two of them
+    // for its disk.
+    let is_slow = matches!(kind, Kind::NoMajority | Kind::DiskHangs);
+    let hold = if is_slow { hold.max(4_500) } else { hold };
     Fault { kind, after, hold: Duration::from_millis(hold), dice: random.next() }
 }
 

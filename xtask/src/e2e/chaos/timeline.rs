@@ -29,7 +29,7 @@ pub(crate) struct Record {
 }
 
 /// The colours and what they mean.
-const LEGEND: [(&str, &str); 15] = [
+const LEGEND: [(&str, &str); 16] = [
     ("leader", "leader"),
     ("follower", "follower"),
     ("candidate", "candidate"),
@@ -38,6 +38,7 @@ const LEGEND: [(&str, &str); 15] = [
     ("down", "down"),
     ("paused", "stands still"),
     ("full", "disk full"),
+    ("hangs", "disk hangs"),
     ("silent", "link silent"),
     ("refused", "link refused"),
     ("late", "late"),

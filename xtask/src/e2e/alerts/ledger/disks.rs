@@ -1,8 +1,7 @@
 //! Disks that are slow, stuck, or full. A disk is made slow by freezing its file system for a while, again and
 //! again: whoever writes or syncs meanwhile waits, in the kernel.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use super::{FLOOD, Ledger, PATIENCE, STEADY};
 use crate::e2e::alerts::act::Act;
 use crate::e2e::alerts::load::Pace;
-use crate::workspace;
+use crate::e2e::chaos::disk::Frozen;
 
 /// A slow disk: nothing for so long, then everything for a moment.
 const SLOW: Duration = Duration::from_millis(2_400);
@@ -34,9 +33,9 @@ impl Stutter {
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                freeze(&directory, "-f")?;
+                let frozen = Frozen::new(&directory)?;
                 wait(&stopped, stands_still);
-                freeze(&directory, "-u")?;
+                frozen.thaw()?;
                 wait(&stopped, MOMENT);
             }
             Ok(())
@@ -59,10 +58,6 @@ impl Drop for Stutter {
             let _ = thread.join();
         }
     }
-}
-
-fn freeze(directory: &Path, how: &str) -> Result<()> {
-    workspace::output(Command::new("fsfreeze").arg(how).arg(directory)).map(drop)
 }
 
 fn wait(stop: &AtomicBool, duration: Duration) {

@@ -81,6 +81,7 @@ fn class_of(state: State) -> &'static str {
         State::Down => "down",
         State::Paused => "paused",
         State::DiskFull => "full",
+        State::DiskHangs => "hangs",
         State::Silent => "silent",
         State::Refused => "refused",
         State::Late => "late",
