@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::table::in_brackets;
 use super::watch::Watch;
 use crate::e2e::report::Phases;
 use crate::interrupt::Interrupt;
@@ -72,7 +73,12 @@ impl<'a> Act<'a> {
         for row in self.rows.iter_mut().filter(|row| row.fired.is_none()) {
             if let Some((at, who)) = self.watch.seen(|seen| seen.fired(row.alert, self.began)) {
                 let took = at.duration_since(self.began);
-                self.phases.say(&format!("  {} fires after {} ({who})", row.alert, spoken(took)));
+                self.phases.say(&format!(
+                    "  {} fires after {}{}",
+                    row.alert,
+                    spoken(took),
+                    in_brackets(&who)
+                ));
                 (row.fired, row.who) = (Some(took), who);
             }
         }

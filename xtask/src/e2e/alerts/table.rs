@@ -16,10 +16,15 @@ pub(super) fn table(rows: &[Row]) -> String {
     for Row { alert, fault, who, fired, cleared } in rows {
         let shown = |took: &Option<Duration>| took.map_or_else(|| "NEVER".to_owned(), spoken);
         let (fired, cleared) = (shown(fired), shown(cleared));
-        let who = if who.is_empty() { String::new() } else { format!(" ({who})") };
+        let who = in_brackets(who);
         let _ = writeln!(text, "{alert:ALERT$}  {fired:>10}  {cleared:>11}  {fault}{who}");
     }
     text + &untold()
+}
+
+/// Of whom an alert tells; those of a whole chain tell of nobody.
+pub(super) fn in_brackets(who: &str) -> String {
+    if who.is_empty() { String::new() } else { format!(" ({who})") }
 }
 
 /// The faults and their alerts.
