@@ -132,6 +132,12 @@ pub(super) const SCENES: &[Scene] = &[
         play: Play::LedgerWithDisks(ledger::disks::no_progress),
     },
     Scene {
+        name: "filling-disk",
+        fault: "a disk that fills by 8 MiB a second",
+        alerts: &["ConsensusDiskFillsUp"],
+        play: Play::LedgerWithDisks(ledger::disks::fills),
+    },
+    Scene {
         name: "full-disk",
         fault: "a full disk",
         alerts: &["ConsensusDiskFull", "ConsensusHalted"],
@@ -148,6 +154,18 @@ pub(super) const SCENES: &[Scene] = &[
             "ConsensusTurnedAway",
         ],
         play: Play::Secured(secured::all_at_once),
+    },
+    Scene {
+        name: "greedy-client",
+        fault: "a client that submits ten times what it may",
+        alerts: &["ConsensusClientLimited"],
+        play: Play::Secured(secured::limited),
+    },
+    Scene {
+        name: "idle-readers",
+        fault: "readers that ask for blocks and take none",
+        alerts: &["ConsensusReadersCut"],
+        play: Play::Secured(secured::readers),
     },
     Scene {
         name: "controllers",
@@ -196,16 +214,10 @@ pub(super) const SCENES: &[Scene] = &[
 /// Alerts that no fault from outside fires here, and why; promtool tests them all the same.
 pub(super) const UNTOLD: &[(&str, &str)] = &[
     ("ConsensusApplyLag", "applying takes no input that a fault could slow down alone"),
-    ("ConsensusClientLimited", "`e2e flood` has a client that takes more than it may"),
-    ("ConsensusDiskFillsUp", "takes a disk that fills for longer than a run"),
     ("ConsensusDriverSlow", "a round takes microseconds, and a node that is stopped is hardly ever in one"),
     ("ConsensusInboxFull", "flow control between the nodes ends the flood within seconds"),
     ("ConsensusMemoryAboveBound", "would take a bound that does not hold"),
     ("ConsensusMessagesMalformed", "takes a program of another version; TLS notices changed bytes before"),
-    (
-        "ConsensusReadersCut",
-        "takes a reader that takes nothing for minutes, which the nodes' own time is about",
-    ),
     ("ConsensusVersionsDiffer", "takes a program of another version"),
 ];
 

@@ -1,11 +1,14 @@
-//! The troupe with certificates: four nodes over TLS, and somebody whose certificate nobody trusts.
+//! The troupe with certificates: four nodes over TLS, somebody whose certificate nobody trusts, and clients that take
+//! more or less than they should.
 
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::act::Act;
+use super::load::{Load, Pace};
 use super::prometheus::Target;
 use crate::e2e::Stage;
 use crate::e2e::cli::Cli;
@@ -20,6 +23,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What each node is told; the files are beside its configuration.
 const SECURITY: &str = "[security]\ncertificate = \"node.crt\"\nkey = \"node.key\"\nca = \"ca.crt\"\n";
+
+/// Little for each client, and no patience with readers.
+const LIMITS: &str = "\
+[limits]
+deliver_stall_ms = 1000
+[limits.client]
+transactions_per_s = 500
+";
+
+/// Far more than a client may.
+const GREED: Pace = Pace { per_second: 5_000, bytes: 100 };
+
+/// What a client may, in blocks that soon fill the buffers on the way to a reader.
+const FEED: Pace = Pace { per_second: 400, bytes: 10_000 };
+
+/// More than the alert counts.
+const READERS: usize = 6;
 
 /// Less than both alerts ask for.
 const DAYS: u32 = 5;
@@ -42,7 +62,8 @@ impl<'a> Secured<'a> {
     /// Makes the certificates; nothing runs yet.
     pub(super) fn create(stage: &'a Stage, directory: &Path, random: &mut Random) -> Result<Self> {
         let nodes = directory.join("nodes");
-        let mut cluster = Cluster::create(stage.server(), &nodes, NODES, random, SECURITY)?;
+        let extra = format!("{SECURITY}{LIMITS}");
+        let mut cluster = Cluster::create(stage.server(), &nodes, NODES, random, &extra)?;
         let authority = Authority::create(stage.cli(), &directory.join("ca"), "the CA")?;
         authority.equip(&mut cluster)?;
         let reader = authority.issue_client("reader", &["read"])?.cli(stage.cli(), &authority.ca());
@@ -77,12 +98,68 @@ impl<'a> Secured<'a> {
         Ok(self.cluster.node(node)?.directory().to_path_buf())
     }
 
+    /// A client with a certificate of its own.
+    fn client(&self, name: &str) -> Result<Cli> {
+        let papers = self.authority.issue_client(name, &["submit", "read"])?;
+        Ok(papers.cli(self.stage.cli(), &self.authority.ca()))
+    }
+
+    /// Submits until what it returns is dropped.
+    fn load(&self, cli: &Cli, pace: Pace) -> Result<Load> {
+        Load::start(cli, &self.cluster.addresses_from(1), pace, &self.directory.join("load.log"))
+    }
+
     fn reconfigure(&mut self, id: u64, from: &str, to: &str) -> Result<()> {
         let file = self.cluster.node(id)?.config();
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         std::fs::write(&file, text.replace(from, to)).with_context(|| file.display().to_string())?;
         self.cluster.stop(id)?;
         self.cluster.start(id)
+    }
+}
+
+/// A client that submits ten times what it may.
+pub(super) fn limited(troupe: &mut Secured<'_>, act: &mut Act<'_>) -> Result<()> {
+    let greedy = troupe.client("greedy")?;
+    act.begins();
+    let load = troupe.load(&greedy, GREED)?;
+    act.fired()?;
+    drop(load);
+    act.ends();
+    Ok(())
+}
+
+/// Readers that ask for blocks and take none.
+pub(super) fn readers(troupe: &mut Secured<'_>, act: &mut Act<'_>) -> Result<()> {
+    let (writer, reader) = (troupe.client("writer")?, troupe.client("idle")?);
+    let nodes = troupe.cluster.addresses_from(1);
+    let load = troupe.load(&writer, FEED)?;
+    act.begins();
+    let readers: Vec<Idle> = (0..READERS)
+        .map(|_| Idle::start(&mut reader.command(["deliver", "--follow", "--nodes", &nodes])))
+        .collect::<Result<_>>()?;
+    act.fired()?;
+    drop((readers, load));
+    act.ends();
+    Ok(())
+}
+
+/// A program that nobody reads from; it is killed when it is dropped.
+#[derive(Debug)]
+struct Idle(Child);
+
+impl Idle {
+    fn start(command: &mut Command) -> Result<Self> {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Ok(Self(command.spawn().context("cannot start a reader")?))
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

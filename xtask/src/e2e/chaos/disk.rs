@@ -71,6 +71,14 @@ impl SmallDisk {
         Ok(())
     }
 
+    /// Leaves so much less space.
+    pub(crate) fn grow(&self, bytes: usize) -> Result<()> {
+        let path = self.ballast();
+        let file = File::options().create(true).append(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(&vec![0; bytes]));
+        written.with_context(|| path.display().to_string())
+    }
+
     /// Gives the space back.
     pub(crate) fn free(&self) -> Result<()> {
         let path = self.ballast();

@@ -20,6 +20,10 @@ const MOMENT: Duration = Duration::from_millis(150);
 /// A disk that is stuck, for longer than anybody waits.
 const STUCK: Duration = Duration::from_secs(3600);
 
+/// What fills a disk, and how often.
+const FILLS_BYTES: usize = 2 << 20;
+const FILLS_EVERY: Duration = Duration::from_millis(250);
+
 /// Freezes a file system again and again until it is dropped.
 #[derive(Debug)]
 struct Stutter {
@@ -128,6 +132,20 @@ pub(crate) fn no_progress(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<
     disks.into_iter().try_for_each(Stutter::end)?;
     act.ends();
     drop(load);
+    Ok(())
+}
+
+/// A disk that fills as nobody expected.
+pub(crate) fn fills(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
+    troupe.settle()?;
+    act.begins();
+    let end = Instant::now() + PATIENCE;
+    while !act.have_fired() && Instant::now() < end {
+        troupe.disks.first().context("a small disk")?.grow(FILLS_BYTES)?;
+        troupe.pause(FILLS_EVERY)?;
+    }
+    troupe.disks.first().context("a small disk")?.free()?;
+    act.ends();
     Ok(())
 }
 
