@@ -241,13 +241,7 @@ impl<'a> Round<'a> {
 
     /// Waits until all running nodes know the same leader, and returns it.
     fn leader(&mut self) -> Result<u64> {
-        let (cluster, stage) = (&mut self.cluster, self.stage);
-        let leader = stage.interrupt().poll(LEADER_PATIENCE, Duration::from_millis(50), || {
-            cluster.expect_running()?;
-            // An unreachable node at the start is no error yet.
-            Ok(stage.cli().status(&self.all_addresses).ok().and_then(|status| status.agreed_leader()))
-        })?;
-        leader.with_context(|| format!("no leader after {}", spoken(LEADER_PATIENCE)))
+        self.cluster.leader(self.stage.cli(), self.stage.interrupt(), LEADER_PATIENCE)
     }
 
     fn start_clients(&self, leader: u64) -> Result<Vec<Client>> {
