@@ -18,6 +18,7 @@ pub struct TraceMetrics {
     exported: Counter,
     queue_full: Counter,
     export_failed: Counter,
+    not_begun: Counter,
 }
 
 impl TraceMetrics {
@@ -33,8 +34,15 @@ impl TraceMetrics {
                 "Spans dropped because their queue was full or the collector did not take them",
                 dropped.clone(),
             );
+            let not_begun = Counter::default();
+            tracing.register(
+                "traces_not_begun",
+                "Traces that were due and not begun because the queue of spans was nearly full",
+                not_begun.clone(),
+            );
             let reason = |reason| dropped.get_or_create_owned(&DropLabel { reason });
-            Self { exported, queue_full: reason("queue-full"), export_failed: reason("export-failed") }
+            let (queue_full, export_failed) = (reason("queue-full"), reason("export-failed"));
+            Self { exported, queue_full, export_failed, not_begun }
         })
     }
 
@@ -46,6 +54,11 @@ impl TraceMetrics {
     /// There was no room for these.
     pub fn dropped_queue_full(&self, spans: usize) {
         self.queue_full.inc_by(spans as u64);
+    }
+
+    /// A trace was due while there was hardly room.
+    pub fn not_begun(&self) {
+        self.not_begun.inc();
     }
 
     /// The collector did not take these.

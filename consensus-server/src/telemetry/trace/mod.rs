@@ -4,7 +4,8 @@
 //! sampled submission gets into has a trace of its own, which all nodes add to; the two link to each other. On a
 //! CITA-Cloud chain the leader samples heights. Spans are made from times that were noted on the way
 //! ([`BlockTraces`] for a chain's driver), so that without tracing, and for what is not sampled, a seam costs one
-//! branch. Finished spans go through one bounded queue to the collector (`export`); nobody ever waits for it.
+//! branch. Finished spans go through one bounded queue to the collector (`export`); nobody ever waits for it, and
+//! while it is nearly full no new trace is begun: a collector that hangs costs no spans that nobody will see.
 //!
 //! What it does not do: log lines, metrics, or spans of the core's logic.
 
@@ -32,6 +33,8 @@ use super::metrics::TraceMetrics;
 pub const LINKS_MAX: usize = 32;
 /// Attributes of one span at most.
 const ATTRIBUTES_MAX: usize = 8;
+/// No new trace is begun while less than this part of the queue is free: those that are have room for their spans.
+const FREE_PART: usize = 4;
 /// A ratio of one, in millionths.
 pub const RATIO_ONE_PPM: u32 = 1_000_000;
 
@@ -47,6 +50,19 @@ struct Open {
     queue: mpsc::Sender<SpanData>,
     metrics: TraceMetrics,
     scope: InstrumentationScope,
+}
+
+impl Open {
+    fn draws(&self) -> bool {
+        if rand::random_range(0..RATIO_ONE_PPM) >= self.ratio_ppm {
+            return false;
+        }
+        let has_room = self.queue.capacity() * FREE_PART >= self.queue.max_capacity();
+        if !has_room {
+            self.metrics.not_begun();
+        }
+        has_room
+    }
 }
 
 impl Tracer {
@@ -68,7 +84,7 @@ impl Tracer {
 
     /// Whether something that nobody above has decided about is sampled.
     fn draws(&self) -> bool {
-        self.on.as_ref().is_some_and(|open| rand::random_range(0..RATIO_ONE_PPM) < open.ratio_ppm)
+        self.on.as_ref().is_some_and(|open| open.draws())
     }
 
     /// A span that begins now where a call enters this process: below its caller's if that is sampled, the first of
@@ -203,6 +219,10 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         let state = &mut *self.0;
+        let Ok(place) = state.open.queue.try_reserve() else {
+            state.open.metrics.dropped_queue_full(1);
+            return;
+        };
         let ended = state.ended.unwrap_or_else(SystemTime::now);
         let data = SpanData {
             span_context: state.context.to_span_context(false),
@@ -220,9 +240,7 @@ impl Drop for Span {
             status: std::mem::take(&mut state.status),
             instrumentation_scope: state.open.scope.clone(),
         };
-        if state.open.queue.try_send(data).is_err() {
-            state.open.metrics.dropped_queue_full(1);
-        }
+        place.send(data);
     }
 }
 
@@ -266,6 +284,21 @@ pub(crate) mod tests {
         let (tracer, _spans, _metrics) = tracer(100_000, 8);
         let sampled = (0..20_000).filter(|_| tracer.draws()).count();
         assert!((1_600..2_400).contains(&sampled), "{sampled} of 20,000 at 10 %");
+    }
+
+    #[test]
+    fn no_trace_is_begun_while_the_queue_is_nearly_full() {
+        let (tracer, mut spans, metrics) = tracer(RATIO_ONE_PPM, 8);
+        for filled in 0..=6 {
+            assert!(tracer.draws(), "{filled} of 8");
+            drop(tracer.root("block"));
+        }
+        assert!(tracer.begin("height").is_none() && tracer.enter("submit", Parent::None).is_none());
+        let text = metrics.encode();
+        assert!(text.contains("consensus_tracing_traces_not_begun_total 2"), "{text}");
+        assert!(tracer.enter("submit", sampled()).is_some(), "what others have begun is gone on with");
+        while spans.try_recv().is_ok() {}
+        assert!(tracer.begin("height").is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What people do with each series: the alert that watches it, what a high value means, where to look next.
 
 /// By the name without the endings of a kind, in the order of the page.
-const ADVICE: [(&str, &str); 136] = [
+const ADVICE: [(&str, &str); 137] = [
     (
         "consensus_raft_is_leader",
         "Alerts `ConsensusQuorumAtRisk`, `ConsensusTwoLeaders`; the sum over a chain's nodes is 1, for a moment 0.",
@@ -264,6 +264,10 @@ const ADVICE: [(&str, &str); 136] = [
     (
         "consensus_tracing_spans_dropped",
         "`queue-full` or `export-failed`: the collector is slow or away; nothing else suffers.",
+    ),
+    (
+        "consensus_tracing_traces_not_begun",
+        "Rises while the collector is away or too slow for the ratio; whole traces are left out, not parts of them.",
     ),
     ("consensus_log_lines", "Rising `error`: somebody must look; rising `warn`: somebody should."),
     ("consensus_log_lost_lines", "Alert `CitaLogLinesLost`."),
