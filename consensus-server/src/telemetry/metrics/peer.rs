@@ -94,7 +94,7 @@ impl PeerMetrics {
             let mut peer = Subsystem::new(registry, "peer", chain);
             Self {
                 chain: chain.to_owned(),
-                connected: peer.family("connected", "1 while a stream to the peer is open"),
+                connected: peer.family("connected", "1 while a stream to the peer is open; on a CITA-Cloud node: unless messages for it are not taken"),
                 queue_bytes: peer.family("queue_bytes", "Bytes of messages that wait for the peer"),
                 queue_messages: peer.family("queue_messages", "Messages that wait for the peer"),
                 connects: peer.family("connects", "Streams to the peer that were opened"),

@@ -185,9 +185,7 @@ impl BlockTraces {
         let Some(shared) = self.busy() else { return };
         let (mut table, now) = (shared.lock(), SystemTime::now());
         for CommittedEntry { entry, .. } in entries {
-            if let Some(record) = table.records.get_mut(&entry.index)
-                && record.committed.is_none()
-            {
+            if let Some(record) = table.records.get_mut(&entry.index) {
                 record.committed = Some(now);
                 let since = record.write.map_or(now, |(_, since)| since);
                 shared.tell("commit", entry.index, record, since, now);

@@ -326,6 +326,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn attributes_beyond_their_bound_are_left_out() {
+        let (tracer, mut spans, _metrics) = tracer(RATIO_ONE_PPM, 8);
+        let mut block = tracer.root("block").expect("on");
+        for value in 0..ATTRIBUTES_MAX as i64 + 5 {
+            block.note("consensus.index", value);
+        }
+        drop(block);
+        assert_eq!(spans.try_recv().expect("ended").attributes.len(), ATTRIBUTES_MAX);
+    }
+
+    #[test]
+    fn a_span_does_not_end_before_it_began_though_the_clock_was_set_back() {
+        let (tracer, mut spans, _metrics) = tracer(RATIO_ONE_PPM, 8);
+        let began = SystemTime::now();
+        let before = began - std::time::Duration::from_secs(5);
+        tracer.root("block").expect("on").since(began).end_at(before);
+        let span = spans.try_recv().expect("ended");
+        assert_eq!((span.start_time, span.end_time), (began, began));
+    }
+
+    #[test]
     fn spans_beyond_the_queue_are_dropped_and_counted() {
         let (tracer, mut spans, metrics) = tracer(RATIO_ONE_PPM, 2);
         for _ in 0..5 {

@@ -2,8 +2,9 @@
 //!
 //! The task is there while something waits, and for a while after. A carrier that hangs or fails holds up
 //! only its own peer: what waits is lost then, because it is stale by the time the way is open again, which
-//! is reported once for each outage, and the next attempt is made after a jittered back-off. Every snapshot
-//! message gets exactly one report.
+//! is reported once for each outage, and the next attempt is made after a jittered back-off. An outage is over when
+//! something is taken, or when nothing was due for a while: whether the way is broken is not known then. Every
+//! snapshot message gets exactly one report.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,8 +29,8 @@ use crate::transport::connect::Backoff;
 pub(super) const CARRY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait between attempts during an outage; short, because an election waits with them.
 const BACKOFF_LAST: Duration = Duration::from_millis(400);
-/// A task that had nothing to do for so long ends.
-const IDLE: Duration = Duration::from_secs(30);
+/// A task that had nothing to do for as long as so many attempts may take ends.
+pub(super) const IDLE_ATTEMPTS: u32 = 10;
 
 /// One peer.
 #[derive(Debug)]
@@ -71,6 +72,8 @@ pub(super) struct Led {
 impl Peer {
     /// Numbers go on after `sequence`.
     pub(super) fn new(node: NodeId, sequence: u64, series: PeerSeries) -> Self {
+        // Until something is not taken.
+        series.connected.set(1);
         Self {
             node,
             waiting: Waiting::default(),
@@ -238,10 +241,13 @@ impl Peer {
         tokio::select! {
             () = core.stop.cancelled() => {}
             () = self.wake.notified() => return true,
-            () = tokio::time::sleep(IDLE) => {}
+            () = tokio::time::sleep(core.carry_timeout * IDLE_ATTEMPTS) => {}
         }
         let mut lanes = self.waiting.lock();
         lanes.attended = lanes.size().0 > 0 && !core.stop.is_cancelled();
+        if !lanes.attended && self.out.swap(false, Ordering::Relaxed) {
+            self.series.connected.set(1);
+        }
         lanes.attended
     }
 

@@ -6,6 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Semaphore;
 
+use super::super::sender::IDLE_ATTEMPTS;
 use super::*;
 use crate::telemetry::metrics::DropCause;
 
@@ -145,6 +146,26 @@ async fn an_outage_is_reported_once_and_what_waited_is_lost() {
     sluice.fails.store(true, Ordering::SeqCst);
     one.exchange.send(vec![heartbeat(1, 2, 8)]);
     assert_eq!(one.chain.reports(2).await.len(), 2, "the next outage");
+}
+
+#[tokio::test]
+async fn an_outage_that_nobody_notices_any_more_is_over() {
+    let attempt = Duration::from_millis(50);
+    let (sluice, one, _two, _three) = sluiced(|_| {}, attempt);
+    let series = one.metrics.peer(id(2));
+    sluice.fails.store(true, Ordering::SeqCst);
+    for outage in 1..=2 {
+        one.exchange.send(vec![heartbeat(1, 2, outage)]);
+        assert_eq!(one.chain.reports(outage as usize).await.len(), outage as usize);
+        assert_eq!(series.connected.get(), 0);
+        let began = tokio::time::Instant::now();
+        while series.connected.get() == 0 {
+            assert!(began.elapsed() < SOON, "nothing has failed for long");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Not the pause between two attempts.
+        assert!(began.elapsed() > attempt * IDLE_ATTEMPTS / 2, "{:?}", began.elapsed());
+    }
 }
 
 #[tokio::test]

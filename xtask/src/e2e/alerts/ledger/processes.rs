@@ -102,7 +102,8 @@ pub(crate) fn files(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
     limit(format!("{FILES_MAX}:"))?;
     let mut held = Vec::new();
     while open()? < FILES_MAX * FILES_PERCENT / 100 {
-        held.push(TcpStream::connect(node.address()).context("a connection that is only held")?);
+        // That of clients would close those beyond the bound of one client.
+        held.push(TcpStream::connect(node.ops_address()).context("a connection that is only held")?);
         std::thread::sleep(Duration::from_millis(5));
     }
     act.fired()?;
