@@ -133,7 +133,7 @@ pub(super) const SCENES: &[Scene] = &[
     },
     Scene {
         name: "filling-disk",
-        fault: "a disk that fills by 8 MiB a second",
+        fault: "a disk that fills by 12 MiB a second",
         alerts: &["ConsensusDiskFillsUp"],
         play: Play::LedgerWithDisks(ledger::disks::fills),
     },

@@ -20,9 +20,10 @@ const MOMENT: Duration = Duration::from_millis(150);
 /// A disk that is stuck, for longer than anybody waits.
 const STUCK: Duration = Duration::from_secs(3600);
 
-/// What fills a disk, and how often.
-const FILLS_BYTES: usize = 2 << 20;
+/// What fills a disk, how often, and how often at most: not so far that it is nearly full.
+const FILLS_BYTES: usize = 3 << 20;
 const FILLS_EVERY: Duration = Duration::from_millis(250);
+const FILLS_MAX: usize = 256;
 
 /// Freezes a file system again and again until it is dropped.
 #[derive(Debug)]
@@ -139,8 +140,10 @@ pub(crate) fn no_progress(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<
 pub(crate) fn fills(troupe: &mut Ledger<'_>, act: &mut Act<'_>) -> Result<()> {
     troupe.settle()?;
     act.begins();
-    let end = Instant::now() + PATIENCE;
-    while !act.have_fired() && Instant::now() < end {
+    for _ in 0..FILLS_MAX {
+        if act.have_fired() {
+            break;
+        }
         troupe.disks.first().context("a small disk")?.grow(FILLS_BYTES)?;
         troupe.pause(FILLS_EVERY)?;
     }
