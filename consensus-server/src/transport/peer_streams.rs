@@ -91,19 +91,23 @@ impl PeerStreams {
         // Started twice would be two streams to each peer; the first chain stays.
         assert!(self.chain.set(chain).is_ok(), "the streams of a chain are started once");
         let run = |outbox: &Arc<Outbox>| {
-            let link = Link {
+            let link = Arc::new(Link {
                 outbox: outbox.clone(),
                 handshake: self.handshake.clone(),
                 dialer: self.dialer.clone(),
                 metrics: self.metrics.clone(),
                 message_bytes_max: self.message_bytes_max,
-            };
-            let stop = self.stop.clone();
-            tokio::spawn(async move {
-                stop.run_until_cancelled(async { tokio::join!(link.run(), link.look_again()) }).await;
-            })
+            });
+            let (looking, stop, stopped) = (link.clone(), self.stop.clone(), self.stop.clone());
+            let stream = tokio::spawn(async move {
+                stop.run_until_cancelled(link.run()).await;
+            });
+            let look = tokio::spawn(async move {
+                stopped.run_until_cancelled(looking.look_again()).await;
+            });
+            [stream, look]
         };
-        self.outboxes.values().map(run).collect()
+        self.outboxes.values().flat_map(run).collect()
     }
 
     /// Closes all streams; the tasks end.
