@@ -30,7 +30,7 @@ use consensus_core::storage::memory::{DiskImage, MemoryStore};
 use consensus_core::storage::rocks::{RocksOptions, RocksStore};
 use consensus_core::storage::{ApplicationWrite, Error, LogWriter, Snapshot, WriteBatch};
 use histories::{Contents, Random, batch, contents};
-use storage_faults::{Failure, Fault, Loss, Operation, Recording, Watched, env};
+use storage_faults::{Actor, Failure, Fault, Loss, Operation, Recording, Watched, env};
 use tempfile::TempDir;
 
 /// Power cuts of one life.
@@ -359,7 +359,8 @@ impl<'a> Life<'a> {
         self.begin.model.step(step).map(|_| ())
     }
 
-    /// Sometimes the write of this group fails: on the log, where it cannot be missed.
+    /// Sometimes the write of this group fails: on the log, where it cannot be missed, and in the thread that writes
+    /// (the one in the background syncs a log that was closed, about which this write need not know).
     fn strike(&mut self, group: &[WriteBatch]) -> Outcome<bool> {
         let bare = |batch: &WriteBatch| {
             let nothing = WriteBatch::new(batch.chain);
@@ -377,7 +378,9 @@ impl<'a> Life<'a> {
         };
         self.tally.failed_writes += 1;
         if self.random.one_in(2) {
-            self.begin.watched.arm(Fault::once(Failure::InputOutput, move |operation, _| of_log(operation)));
+            self.begin.watched.arm(Fault::once(Failure::InputOutput, move |operation, actor| {
+                actor == Actor::Caller && of_log(operation)
+            }));
             self.step(Step::Fail)?;
         } else {
             self.begin.watched.arm(Fault::full_from(move |operation, _| {
