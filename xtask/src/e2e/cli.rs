@@ -191,6 +191,13 @@ impl Cli {
         self.document(&mut self.command(["status", "--json", "--timeout", "2s", "--nodes", addresses]))
     }
 
+    /// Asks for another leader, whatever the answer: a refusal is of the moment.
+    pub(crate) fn transfer_leader(&self, to: u64, addresses: &str) -> Result<()> {
+        let to = to.to_string();
+        let arguments = ["transfer-leader", "--to", &to, "--timeout", "3s", "--nodes", addresses];
+        self.ask(&mut self.command(arguments)).map(drop)
+    }
+
     /// The newest block of the node at `address`.
     pub(crate) fn tip(&self, address: &str) -> Result<Tip> {
         self.document(&mut self.command(["tip", "--json", "--timeout", "2s", "--nodes", address]))

@@ -149,10 +149,7 @@ impl<'a> Ledger<'a> {
 
     /// Asks for another leader, whatever the answer.
     fn transfer(&self, to: u64) -> Result<()> {
-        let (cli, addresses) = (self.stage.cli(), self.cluster.addresses_from(to));
-        let to = to.to_string();
-        cli.ask(&mut cli.command(["transfer-leader", "--to", &to, "--timeout", "3s", "--nodes", &addresses]))
-            .map(drop)
+        self.stage.cli().transfer_leader(to, &self.cluster.addresses_from(to))
     }
 
     /// One rule for everything between `node` and the others, both ways.

@@ -261,7 +261,8 @@ impl Injector {
             }
             Kind::DiskHangs => {
                 let disk = self.disk.as_ref().context("there is no small disk")?;
-                self.let_lead(disk.node())?;
+                // Whoever leads in the end, the fault is one.
+                self.cli.transfer_leader(disk.node(), &self.cluster.addresses_from(disk.node()))?;
                 let frozen = disk.freeze()?;
                 Ok((Undo::ThawDisk(frozen), self.nodes(victims, State::DiskHangs, kind)))
             }
@@ -292,13 +293,6 @@ impl Injector {
 
     fn nodes(&self, nodes: &[u64], state: State, kind: Kind) -> Vec<SpanId> {
         nodes.iter().map(|id| self.chronicle.begin(Lane::Node(*id), state, kind.to_string())).collect()
-    }
-
-    /// Asks for another leader. A refusal is of the moment, and whoever leads then, the fault is one.
-    fn let_lead(&self, node: u64) -> Result<()> {
-        let (to, nodes) = (node.to_string(), self.cluster.addresses_from(node));
-        let arguments = ["transfer-leader", "--to", &to, "--timeout", "3s", "--nodes", &nodes];
-        self.cli.ask(&mut self.cli.command(arguments)).map(drop)
     }
 
     /// SIGKILL. A node that has ended before by itself is a finding, but on a full disk.
