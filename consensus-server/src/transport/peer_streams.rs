@@ -36,6 +36,8 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const GOOD_SESSION: Duration = Duration::from_secs(2);
 /// How often a peer is asked for its certificate again while the last one that it showed is near its end.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(10);
+/// The longest wait after attempts that failed: whoever turns away an ended certificate counts them.
+const LOOK_AGAIN_LAST: Duration = Duration::from_secs(300);
 
 /// The streams of one chain.
 pub struct PeerStreams {
@@ -183,13 +185,14 @@ impl Link {
 
     /// Connects for a moment, to see whether the peer has a new certificate by now.
     async fn look_again(&self) {
+        let mut wait = LOOK_AGAIN_EVERY;
         loop {
-            tokio::time::sleep(LOOK_AGAIN_EVERY).await;
+            tokio::time::sleep(wait).await;
             let peer = self.outbox.peer();
-            // A failure is the stream's to tell.
-            if self.dialer.saw_an_end(peer.node_id()) {
-                let _ = connect_to(peer, &self.dialer).await;
-            }
+            // Why it failed is the stream's to tell.
+            let failed =
+                self.dialer.saw_an_end(peer.node_id()) && connect_to(peer, &self.dialer).await.is_err();
+            wait = if failed { (2 * wait).min(LOOK_AGAIN_LAST) } else { LOOK_AGAIN_EVERY };
         }
     }
 

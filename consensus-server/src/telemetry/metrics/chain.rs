@@ -105,6 +105,7 @@ pub struct ChainMetrics {
     refused_log: Throttle,
     dropped_log: Throttle,
     behind_log: Throttle,
+    disk_log: Throttle,
 }
 
 /// What the published status says.
@@ -258,6 +259,7 @@ impl ChainMetrics {
             refused_log: Throttle::new(LOG_EVERY),
             dropped_log: Throttle::new(LOG_EVERY),
             behind_log: Throttle::new(LOG_EVERY),
+            disk_log: Throttle::new(LOG_EVERY),
         }
     }
 
@@ -357,13 +359,17 @@ impl ChainObserver for ChainMetrics {
             }
             Report::DiskHangs { ticks, to } => {
                 self.disk_hand_overs.inc();
-                let (chain, to) = (&self.chain, (self.name)(to.get()));
-                tracing::warn!(
-                    chain,
-                    ticks,
-                    to,
-                    "a write to the disk hangs, leadership is offered to another node"
-                );
+                // Again after each election timeout in which nobody has taken over.
+                if let Some(held_back) = self.disk_log.pass() {
+                    let (chain, to) = (&self.chain, (self.name)(to.get()));
+                    tracing::warn!(
+                        chain,
+                        ticks,
+                        to,
+                        held_back,
+                        "a write to the disk hangs, leadership is offered to another node"
+                    );
+                }
             }
             Report::Membership { voters, learners } => {
                 tracing::info!(chain = self.chain, ?voters, ?learners, "membership changed");
